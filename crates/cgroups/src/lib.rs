@@ -1,0 +1,2 @@
+//! cgroups: see ARCHITECTURE.md.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! config: see ARCHITECTURE.md.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! container-log: see ARCHITECTURE.md.
+#![forbid(unsafe_code)]

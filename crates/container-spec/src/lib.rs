@@ -1,0 +1,2 @@
+//! container-spec: see ARCHITECTURE.md.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The `corten-monitor` program.
+fn main() {}

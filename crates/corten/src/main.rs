@@ -1,0 +1,2 @@
+//! The `corten` program.
+fn main() {}

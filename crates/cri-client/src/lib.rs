@@ -1,0 +1,2 @@
+//! cri-client: see ARCHITECTURE.md.
+#![forbid(unsafe_code)]

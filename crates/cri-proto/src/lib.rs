@@ -1,0 +1,17 @@
+//! The wire types of the Container Runtime Interface.
+//!
+//! [`v1`] is generated from this crate's own text, `proto/runtime/v1/api.proto`.
+//! The deprecated v1alpha2 has the same messages with the same field numbers, so
+//! it has no types of its own: a server maps its paths onto v1's handlers and a
+//! client maps v1's calls onto its paths.
+#![forbid(unsafe_code)]
+
+/// CRI v1: messages, enumerations, clients and servers.
+pub mod v1 {
+    #![allow(missing_docs, clippy::all, clippy::pedantic, clippy::unwrap_used)]
+    #![allow(rustdoc::all)]
+    tonic::include_proto!("runtime.v1");
+}
+
+/// The compiled descriptors of [`v1`], as an encoded `FileDescriptorSet`.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -1,0 +1,2 @@
+//! cri-server: see ARCHITECTURE.md.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! e2e: see ARCHITECTURE.md.
+#![forbid(unsafe_code)]

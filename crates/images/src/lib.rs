@@ -1,0 +1,2 @@
+//! images: see ARCHITECTURE.md.
+#![forbid(unsafe_code)]

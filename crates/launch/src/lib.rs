@@ -1,0 +1,2 @@
+//! launch: see ARCHITECTURE.md.
+#![forbid(unsafe_code)]

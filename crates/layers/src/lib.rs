@@ -1,0 +1,2 @@
+//! layers: see ARCHITECTURE.md.
+#![forbid(unsafe_code)]

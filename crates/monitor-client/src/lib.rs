@@ -1,0 +1,2 @@
+//! monitor-client: see ARCHITECTURE.md.
+#![forbid(unsafe_code)]

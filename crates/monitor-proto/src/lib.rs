@@ -1,0 +1,2 @@
+//! monitor-proto: see ARCHITECTURE.md.
+#![forbid(unsafe_code)]

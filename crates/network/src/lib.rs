@@ -1,0 +1,2 @@
+//! network: see ARCHITECTURE.md.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! pods: see ARCHITECTURE.md.
+#![forbid(unsafe_code)]

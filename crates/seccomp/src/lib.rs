@@ -1,0 +1,2 @@
+//! seccomp: see ARCHITECTURE.md.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! snapshots: see ARCHITECTURE.md.
+#![forbid(unsafe_code)]

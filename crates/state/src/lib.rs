@@ -1,0 +1,2 @@
+//! state: see ARCHITECTURE.md.
+#![forbid(unsafe_code)]

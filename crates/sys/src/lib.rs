@@ -1,0 +1,2 @@
+//! sys: see ARCHITECTURE.md.
+

@@ -1,0 +1,2 @@
+//! telemetry: see ARCHITECTURE.md.
+#![forbid(unsafe_code)]

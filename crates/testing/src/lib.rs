@@ -1,0 +1,2 @@
+//! testing: see ARCHITECTURE.md.
+#![forbid(unsafe_code)]

@@ -1,0 +1,218 @@
+//! Reading and merging of files.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use toml::{Table, Value};
+
+use crate::Config;
+
+/// The most bytes that a configuration file may have.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file could not be read.
+    #[error("failed to read the configuration {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A file is not TOML, or holds an unknown key or a value of the wrong type.
+    /// The cause's text has the line and the column.
+    #[error("the configuration {path} is not valid: {message}")]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        message: String,
+    },
+    /// A value cannot be used.
+    #[error("the configuration's {key} is not valid: {reason}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Reads `path` and the drop-in files of `conf.d` beside it. Where `required` is
+/// not set, a missing file means the defaults.
+///
+/// # Errors
+/// Fails where a file cannot be read or used, and names it.
+pub fn load(path: &Path, required: bool) -> Result<Config, ConfigError> {
+    let mut merged = Table::new();
+    match read(path) {
+        Ok(text) => merge(&mut merged, parse(path, &text)?),
+        Err(e) if e.kind() == io::ErrorKind::NotFound && !required => {}
+        Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
+    }
+    for drop_in in drop_ins(path)? {
+        let text =
+            read(&drop_in).map_err(|source| ConfigError::Read { path: drop_in.clone(), source })?;
+        merge(&mut merged, parse(&drop_in, &text)?);
+    }
+    finish(path, merged)
+}
+
+/// Reads settings from a text; `name` stands for the file in errors.
+///
+/// # Errors
+/// Fails where the text cannot be used.
+pub fn load_text(name: &Path, text: &str) -> Result<Config, ConfigError> {
+    finish(name, parse(name, text)?)
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    if fs::metadata(path)?.len() > MAX_FILE_BYTES {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 MiB"));
+    }
+    fs::read_to_string(path)
+}
+
+fn drop_ins(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+    let dir = path.with_file_name("conf.d");
+    let failed = |source| ConfigError::Read { path: dir.clone(), source };
+    let entries = match fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(failed(e)),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let file = entry.map_err(failed)?.path();
+        if file.extension().is_some_and(|e| e == "toml") {
+            files.push(file);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Checks one file alone, so that an error has that file's name and line.
+fn parse(path: &Path, text: &str) -> Result<Table, ConfigError> {
+    let invalid = |e: toml::de::Error| ConfigError::Invalid {
+        path: path.to_owned(),
+        message: one_line(&e, text),
+    };
+    toml::from_str::<Config>(text).map_err(invalid)?;
+    toml::from_str(text).map_err(invalid)
+}
+
+fn one_line(error: &toml::de::Error, text: &str) -> String {
+    let message = error.message().replace('\n', ", ");
+    match error.span() {
+        Some(span) => {
+            let line = text.get(..span.start).unwrap_or_default().matches('\n').count() + 1;
+            format!("line {line}: {message}")
+        }
+        None => message,
+    }
+}
+
+fn merge(into: &mut Table, from: Table) {
+    for (key, value) in from {
+        match (into.get_mut(&key), value) {
+            (Some(Value::Table(old)), Value::Table(new)) => merge(old, new),
+            (_, value) => {
+                into.insert(key, value);
+            }
+        }
+    }
+}
+
+fn finish(path: &Path, table: Table) -> Result<Config, ConfigError> {
+    let config: Config = table.try_into().map_err(|e: toml::de::Error| ConfigError::Invalid {
+        path: path.to_owned(),
+        message: e.message().to_owned(),
+    })?;
+    check(&config)?;
+    Ok(config)
+}
+
+fn check(config: &Config) -> Result<(), ConfigError> {
+    let value = |key, reason: &str| Err(ConfigError::Value { key, reason: reason.to_owned() });
+    for (key, path) in [("root", &config.root), ("state", &config.state)] {
+        if !path.is_absolute() {
+            return value(key, "the path must be absolute");
+        }
+    }
+    if config.images.max_parallel_layers == 0 {
+        return value("images.max_parallel_layers", "it must be 1 or more");
+    }
+    if !config.cgroups.parent.starts_with('/')
+        || config.cgroups.parent.split('/').any(|p| p == "..")
+    {
+        return value("cgroups.parent", "the path must be absolute, without \"..\"");
+    }
+    if config.network.bridge.is_empty() || config.network.bridge.len() > 15 {
+        return value("network.bridge", "an interface's name has 1 to 15 characters");
+    }
+    if config.containers.max_log_line_bytes < 64 {
+        return value("containers.max_log_line_bytes", "it must be 64 or more");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::LogFormat;
+
+    #[test]
+    fn the_defaults_are_valid_and_round_trip() {
+        let text = toml::to_string(&Config::default()).unwrap();
+        assert_eq!(load_text(Path::new("x"), &text).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn drop_ins_replace_key_by_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let main = dir.path().join("config.toml");
+        fs::write(&main, "[log]\nlevel = \"debug\"\nformat = \"json\"\n").unwrap();
+        fs::create_dir(dir.path().join("conf.d")).unwrap();
+        fs::write(dir.path().join("conf.d/10-x.toml"), "[log]\nlevel = \"warn\"\n").unwrap();
+        fs::write(dir.path().join("conf.d/ignored.txt"), "nonsense").unwrap();
+        let config = load(&main, true).unwrap();
+        assert_eq!((config.log.level.as_str(), config.log.format), ("warn", LogFormat::Json));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_file_and_line() {
+        let error = load_text(Path::new("/etc/c.toml"), "[log]\nlevel = \"info\"\nlevle = 1\n")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("/etc/c.toml") && error.contains("line 3") && error.contains("levle"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn bad_values_are_refused() {
+        for bad in [
+            "root = \"relative\"",
+            "[cgroups]\nparent = \"/a/../b\"",
+            "[images]\nmax_parallel_layers = 0",
+            "[network]\nbridge = \"much-too-long-a-name\"",
+            "[log]\nformat = \"xml\"",
+        ] {
+            assert!(load_text(Path::new("x"), bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_missing_file_means_the_defaults_unless_it_was_asked_for() {
+        let missing = Path::new("/nonexistent/config.toml");
+        assert_eq!(load(missing, false).unwrap(), Config::default());
+        assert!(matches!(load(missing, true), Err(ConfigError::Read { .. })));
+    }
+}

@@ -10,6 +10,7 @@ mod id;
 mod image;
 mod sandbox;
 mod security;
+mod signal;
 
 pub use container::*;
 pub use digest::*;
@@ -17,3 +18,4 @@ pub use id::*;
 pub use image::*;
 pub use sandbox::*;
 pub use security::*;
+pub use signal::{signal_name, signal_number};

@@ -1,2 +1,18 @@
-//! seccomp: see ARCHITECTURE.md.
+//! Seccomp: profiles, and the compiler that makes kernel filters of them.
+//!
+//! Owns the meaning of an OCI `linux.seccomp` (which rule wins, what an unknown call
+//! gets), the runtime's default profile, and the reading of profiles from files. It never
+//! touches the kernel: who installs a [`Program`] is crate `launch`.
 #![forbid(unsafe_code)]
+
+mod arch;
+mod bpf;
+mod compile;
+mod error;
+mod rules;
+
+pub use arch::Machine;
+pub use bpf::{MAX_INSTRUCTIONS, SockFilter};
+pub use compile::{FLAG_LOG, FLAG_SPEC_ALLOW, FLAG_TSYNC, Program, compile, compile_for};
+pub use error::Error;
+pub use rules::{MAX_CONDITIONS, MAX_NAMES};

@@ -1,0 +1,51 @@
+//! Making what the containers of a pod share.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use types::SandboxId;
+
+use crate::CgroupPlacement;
+
+/// Makes and pins namespaces, and starts the reaper. Asked again with the same content it gives
+/// the same answer; with another content it is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MakeSandbox {
+    /// The sandbox; it must be the monitor's.
+    pub sandbox: SandboxId,
+    /// Where to pin a new network namespace, or `None` for the node's.
+    #[serde(default)]
+    pub net: Option<PathBuf>,
+    /// Where to pin a new IPC namespace, or `None` for the node's.
+    #[serde(default)]
+    pub ipc: Option<PathBuf>,
+    /// Where to pin a new UTS namespace, or `None` for the node's.
+    #[serde(default)]
+    pub uts: Option<PathBuf>,
+    /// The host name of the new UTS namespace.
+    #[serde(default)]
+    pub hostname: String,
+    /// Kernel parameters of the new namespaces.
+    #[serde(default)]
+    pub sysctls: BTreeMap<String, String>,
+    /// A PID namespace of the pod with a reaper in it, or `None` for neither.
+    #[serde(default)]
+    pub reaper: Option<ReaperRequest>,
+}
+
+/// The first process of the pod's PID namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReaperRequest {
+    /// Its cgroups.
+    #[serde(default)]
+    pub cgroup: CgroupPlacement,
+}
+
+/// The answer to [`MakeSandbox`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxMade {
+    /// The reaper's process, where one was asked for.
+    #[serde(default)]
+    pub reaper_pid: Option<i32>,
+}

@@ -1,2 +1,36 @@
-//! pods: see ARCHITECTURE.md.
+//! Sandboxes and containers: their states, their owners, their recovery.
+//!
+//! Each pod has one task that owns its sandbox and its containers ([`task`]);
+//! calls, exits and timers reach it as messages. What List and Status answer from
+//! is published by the tasks into an index in memory. Records on disk are written
+//! before what they stand for is done, so that after a crash at any step the
+//! work is completed or undone ([`Pods::recover`]).
+//!
+//! Called by the API layer; calls images, snapshots, the network, cgroups and
+//! monitors, and knows nothing of the wire.
 #![forbid(unsafe_code)]
+
+mod clock;
+mod container;
+mod ending;
+mod error;
+mod exec;
+mod files;
+mod index;
+mod names;
+mod record;
+mod recover;
+mod run;
+mod service;
+mod spec;
+mod task;
+
+pub use error::{Error, Result};
+pub use exec::ExecOutput;
+pub use index::{ContainerFilter, SandboxFilter, StateKind};
+pub use record::{ContainerRecord, ContainerState, Exit, ImageRef, SandboxPhase, SandboxRecord, User};
+pub use recover::Recovered;
+pub use service::{Options, Pods, Services};
+
+/// The name of the native runtime handler, also reached by an empty name.
+pub const DEFAULT_HANDLER: &str = "corten";

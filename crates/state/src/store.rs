@@ -14,6 +14,9 @@ use sha2::{Digest as _, Sha256};
 /// labels, environment and mounts the client sends in a message of 16 MiB.
 const MAX_RECORD_BYTES: u64 = 32 << 20;
 
+/// The longest name: two ids and a sign between them.
+const MAX_NAME_BYTES: usize = 129;
+
 /// The suffix of a record that is being written.
 const TEMPORARY: &str = ".new";
 
@@ -238,7 +241,7 @@ impl Store {
 
 fn is_name(name: &str) -> bool {
     !name.is_empty()
-        && name.len() <= 128
+        && name.len() <= MAX_NAME_BYTES
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
 

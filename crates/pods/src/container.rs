@@ -1,0 +1,375 @@
+//! CreateContainer, StartContainer and the deletion of a container.
+
+use std::{path::PathBuf, sync::Arc};
+
+use monitor_client::{LogRequest, PidMode as LaunchPid, StartRequest};
+use tracing::{Instrument, info, info_span, warn};
+use types::{ContainerConfig, ContainerId, Image, PidMode, Profile, SelinuxOptions};
+
+use crate::{
+    error::{Error, Result},
+    record::{ContainerRecord, ContainerState, Exit, ImageRef, User},
+    service::{blocking, container_key},
+    spec,
+    task::{PodTask, Slot},
+};
+
+/// The signal that stops a container whose image and configuration name none.
+const DEFAULT_STOP_SIGNAL: i32 = 15;
+
+impl PodTask {
+    /// Makes a container: everything about it is checked, nothing of it runs.
+    pub(crate) async fn create_container(&mut self, config: ContainerConfig) -> Result<ContainerId> {
+        if !self.record.is_ready() {
+            return Err(Error::WrongState(format!("sandbox {} is not ready: a container cannot be made in it", self.id())));
+        }
+        if let Some(existing) = self.same_name(&config).await? {
+            return Ok(existing);
+        }
+        let image = self.image_of(&config)?;
+        self.validate(&config)?;
+        let id = ContainerId::random();
+        let span = info_span!("container", container = %id, name = %config.metadata.name);
+        let result = self.make(&id, config, &image).instrument(span).await;
+        if result.is_err()
+            && let Err(error) = self.delete_files(&id).await
+        {
+            warn!(container = %id, error = %telemetry::chain(&error), "undoing a failed creation is not complete");
+        }
+        result.map(|()| id)
+    }
+
+    /// Finds the container of that name. The same request again gets it, as long as
+    /// it was not started; one that has ended makes way.
+    async fn same_name(&mut self, config: &ContainerConfig) -> Result<Option<ContainerId>> {
+        let same = |s: &&Slot| s.record.config.metadata == config.metadata;
+        let Some(record) = self.containers.values().find(same).map(|s| s.record.clone()) else { return Ok(None) };
+        match record.state {
+            ContainerState::Created if record.config == *config => Ok(Some(record.id.clone())),
+            ContainerState::Exited(_) | ContainerState::Unknown => {
+                self.delete_container(&record.id).await?;
+                Ok(None)
+            }
+            ContainerState::Created | ContainerState::Starting | ContainerState::Running { .. } => {
+                Err(Error::NameTaken(format!(
+                    "container {} is attempt {} of \"{}\" already: remove it first",
+                    record.id, config.metadata.attempt, config.metadata.name
+                )))
+            }
+        }
+    }
+
+    fn image_of(&self, config: &ContainerConfig) -> Result<Arc<Image>> {
+        let name = &config.image.image;
+        self.inner.services.images.get(name).ok_or_else(|| Error::NoImage(name.clone()))
+    }
+
+    fn validate(&self, config: &ContainerConfig) -> Result<()> {
+        refuse_selinux(config.security.selinux.as_ref())?;
+        if matches!(config.security.apparmor, Some(Profile::Localhost(_))) && !spec::apparmor_is_active() {
+            return Err(Error::Invalid("an AppArmor profile was asked for, but AppArmor is not active here".to_owned()));
+        }
+        if config.security.namespaces.user.is_some() {
+            return Err(Error::Invalid("user namespaces are not supported by this runtime handler".to_owned()));
+        }
+        if !config.cdi_devices.is_empty() {
+            return Err(Error::Invalid(format!("the CDI device \"{}\" is not known", config.cdi_devices[0])));
+        }
+        if let Some(mount) = config.mounts.iter().find(|m| m.image.is_some()) {
+            return Err(Error::Invalid(format!(
+                "ImageVolumeMountFailed: image volumes are not supported by this runtime handler ({})",
+                mount.container_path
+            )));
+        }
+        if !config.log_path.is_empty() {
+            check_log_path(&config.log_path)?;
+        }
+        Ok(())
+    }
+
+    async fn make(&mut self, id: &ContainerId, config: ContainerConfig, image: &Arc<Image>) -> Result<()> {
+        let bundle = self.files.bundle(id);
+        let built = spec::build(self, id, &config, image).await?;
+        let record = ContainerRecord {
+            id: id.clone(),
+            sandbox_id: self.id().clone(),
+            image: ImageRef {
+                id: image.id,
+                reference: image.repo_digests.first().cloned().unwrap_or_else(|| image.id.to_string()),
+                name: image.repo_tags.first().cloned().unwrap_or_else(|| config.image.image.clone()),
+                layers: image.layers.clone(),
+            },
+            created_at_ns: self.inner.clock.now_ns(),
+            started_at_ns: 0,
+            state: ContainerState::Created,
+            log_path: self.log_path(&config),
+            user: User {
+                uid: built.user.uid,
+                gid: built.user.gid,
+                additional_gids: built.user.additional_gids.clone(),
+            },
+            stop_signal: config
+                .stop_signal
+                .or_else(|| types::signal_number(&image.config.stop_signal))
+                .unwrap_or(DEFAULT_STOP_SIGNAL),
+            cgroup: format!("{}/{id}", self.record.cgroup_parent),
+            removing: false,
+            damage: String::new(),
+            config,
+        };
+        let (inner, layers, key) = (self.inner.clone(), record.image.layers.clone(), id.clone());
+        let text = built.config_json;
+        blocking(move || {
+            crate::files::make_dir(&bundle.join("rootfs"))?;
+            std::fs::write(bundle.join("config.json"), text)
+                .map_err(|source| Error::File { what: "write", path: bundle.join("config.json"), source })?;
+            inner
+                .services
+                .snapshots
+                .prepare(&key, &layers)
+                .map_err(|source| Error::Snapshot { what: format!("prepare the root of container {key}"), source })?;
+            Ok(())
+        })
+        .await?;
+        let record = Arc::new(record);
+        self.inner.write_container(record.clone()).await?;
+        self.inner.index.publish_container(record.clone());
+        self.containers.insert(id.clone(), Slot { record, ending: None });
+        info!("created");
+        Ok(())
+    }
+
+    fn log_path(&self, config: &ContainerConfig) -> String {
+        let directory = &self.record.config.log_directory;
+        if directory.is_empty() || config.log_path.is_empty() {
+            return String::new();
+        }
+        PathBuf::from(directory).join(&config.log_path).to_string_lossy().into_owned()
+    }
+
+    /// Starts a container.
+    pub(crate) async fn start_container(&mut self, id: &ContainerId) -> Result<()> {
+        let Some(slot) = self.containers.get(id) else { return Err(Error::NoContainer(id.to_string())) };
+        if slot.record.state != ContainerState::Created {
+            return Err(Error::WrongState(format!(
+                "container {id} is {}, it can be started only once",
+                state_name(&slot.record.state)
+            )));
+        }
+        if !self.record.is_ready() {
+            return Err(Error::WrongState(format!("sandbox {} is not ready: container {id} cannot be started", self.id())));
+        }
+        let span = info_span!("container", container = %id, name = %slot.record.config.metadata.name);
+        self.start(id).instrument(span).await
+    }
+
+    async fn start(&mut self, id: &ContainerId) -> Result<()> {
+        // On disk before the process exists: after a crash it is not started again.
+        self.change_container(id, |r| r.state = ContainerState::Starting).await;
+        let started = self.launch(id).await;
+        let now = self.inner.clock.now_ns();
+        match started {
+            Ok(pid) => {
+                self.change_container(id, |r| {
+                    r.state = ContainerState::Running { pid };
+                    r.started_at_ns = now;
+                })
+                .await;
+                info!(pid, "started");
+                Ok(())
+            }
+            Err(error) => {
+                let message = telemetry::chain(&error);
+                let exit = Exit::start_error(&message, now);
+                self.change_container(id, |r| {
+                    r.state = ContainerState::Exited(exit);
+                    r.started_at_ns = now;
+                })
+                .await;
+                if let Some(slot) = self.containers.get(id)
+                    && let Err(undo) = self.inner.remove_cgroup(slot.record.cgroup.clone()).await
+                {
+                    warn!(error = %telemetry::chain(&undo), "the cgroup of a container that did not start remains");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes the cgroup and has the monitor start the process; returns its number.
+    async fn launch(&mut self, id: &ContainerId) -> Result<i32> {
+        let slot = self.containers.get(id).ok_or_else(|| Error::NoContainer(id.to_string()))?;
+        let record = slot.record.clone();
+        let monitor = self.handle.monitor().ok_or_else(|| {
+            Error::WrongState(format!("the monitor of sandbox {} is dead", self.id()))
+        })?;
+        let group = spec::make_cgroup(&self.inner, &record).await?;
+        let active = self
+            .inner
+            .services
+            .snapshots
+            .get(id)
+            .ok_or_else(|| Error::WrongState(format!("the root file system of container {id} is gone")))?;
+        let bundle = self.files.bundle(id);
+        let request = StartRequest {
+            id: id.clone(),
+            rootfs_target: bundle.join("rootfs"),
+            bundle,
+            lower: active.lower,
+            upper: active.upper,
+            work: active.work,
+            pid: match &record.config.security.namespaces.pid {
+                PidMode::Pod => LaunchPid::Pod,
+                PidMode::Container => LaunchPid::New,
+                PidMode::Node => LaunchPid::Host,
+                PidMode::Target(target) => LaunchPid::Target(self.target(target)?),
+            },
+            cgroup: group,
+            log: self.log_request(&record)?,
+            tty: record.config.tty,
+            stdin: record.config.stdin,
+            stdin_once: record.config.stdin_once,
+        };
+        monitor
+            .start_container(&request)
+            .await
+            .map_err(|e| Error::Start { id: id.to_string(), message: telemetry::chain(&e) })
+    }
+
+    fn target(&self, id: &str) -> Result<ContainerId> {
+        let running = |s: &&Slot| s.record.id.as_str().starts_with(id) && s.record.may_run();
+        self.containers
+            .values()
+            .find(running)
+            .map(|s| s.record.id.clone())
+            .ok_or_else(|| Error::Invalid(format!("the target container \"{id}\" does not run in this sandbox")))
+    }
+
+    fn log_request(&self, record: &ContainerRecord) -> Result<Option<LogRequest>> {
+        if record.log_path.is_empty() {
+            return Ok(None);
+        }
+        let directory = PathBuf::from(&self.record.config.log_directory);
+        let relative = PathBuf::from(&record.config.log_path);
+        let parent = directory.join(relative.parent().unwrap_or(std::path::Path::new("")));
+        crate::files::make_public_dir(&parent)?;
+        Ok(Some(LogRequest {
+            directory,
+            file: record.config.log_path.clone(),
+            max_line_bytes: self.inner.options.max_log_line_bytes,
+        }))
+    }
+
+    /// Changes a container's record, keeps it and publishes it.
+    pub(crate) async fn change_container(&mut self, id: &ContainerId, change: impl FnOnce(&mut ContainerRecord)) {
+        let Some(slot) = self.containers.get_mut(id) else { return };
+        let mut record = (*slot.record).clone();
+        change(&mut record);
+        slot.record = Arc::new(record);
+        let record = slot.record.clone();
+        self.inner.keep_container(&record).await;
+        self.inner.index.publish_container(record);
+    }
+
+    /// Deletes a container that does not run.
+    pub(crate) async fn delete_container(&mut self, id: &ContainerId) -> Result<()> {
+        let Some(slot) = self.containers.get(id) else { return Ok(()) };
+        let cgroup = slot.record.cgroup.clone();
+        self.change_container(id, |r| r.removing = true).await;
+        self.inner.remove_cgroup(cgroup).await?;
+        self.delete_files(id).await?;
+        self.containers.remove(id);
+        self.inner.index.forget_container(id);
+        info!(container = %id, "removed");
+        Ok(())
+    }
+
+    async fn delete_files(&self, id: &ContainerId) -> Result<()> {
+        let (inner, bundle, id, sandbox) =
+            (self.inner.clone(), self.files.bundle(id), id.clone(), self.id().clone());
+        blocking(move || {
+            inner
+                .services
+                .snapshots
+                .remove(&id)
+                .map_err(|source| Error::Snapshot { what: format!("remove the root of container {id}"), source })?;
+            crate::files::remove_dir(&bundle)?;
+            inner
+                .container_store
+                .remove(&container_key(&sandbox, &id))
+                .map_err(|source| Error::Record { what: format!("the removal of container {id}"), source })
+        })
+        .await
+    }
+}
+
+/// SELinux is not active on this kernel configuration's hosts unless its file system
+/// is mounted; then a label would be silently without effect.
+pub(crate) fn refuse_selinux(options: Option<&SelinuxOptions>) -> Result<()> {
+    let asked = options.is_some_and(|o| *o != SelinuxOptions::default());
+    if asked && !std::path::Path::new("/sys/fs/selinux/enforce").exists() {
+        return Err(Error::Invalid("SELinux options were given, but SELinux is not active here".to_owned()));
+    }
+    Ok(())
+}
+
+fn check_log_path(path: &str) -> Result<()> {
+    let bad = path.starts_with('/') || path.contains('\0') || path.split('/').any(|p| p == "..");
+    if bad {
+        return Err(Error::Invalid(format!("log_path: \"{path}\" must be relative and stay in the log directory")));
+    }
+    Ok(())
+}
+
+fn state_name(state: &ContainerState) -> &'static str {
+    match state {
+        ContainerState::Created => "created",
+        ContainerState::Starting => "being started",
+        ContainerState::Running { .. } => "running",
+        ContainerState::Exited(_) => "exited",
+        ContainerState::Unknown => "in an unknown state",
+    }
+}
+
+impl Exit {
+    /// A container whose process could not be started (containerd's code and reason).
+    pub(crate) fn start_error(message: &str, now_ns: i64) -> Self {
+        Self { code: 128, reason: "StartError".to_owned(), message: message.to_owned(), finished_at_ns: now_ns }
+    }
+
+    /// A container of whose end no witness is left. A code is never invented: 255 is
+    /// the one that the kubelet's other runtimes use for it.
+    pub(crate) fn unknown(why: &str, now_ns: i64) -> Self {
+        Self { code: 255, reason: "Unknown".to_owned(), message: why.to_owned(), finished_at_ns: now_ns }
+    }
+
+    /// An end that the monitor saw.
+    pub(crate) fn from_monitor(seen: &monitor_client::ExitRecord, started_at_ns: i64) -> Self {
+        let code = if seen.signal != 0 { 128 + seen.signal } else { seen.code };
+        // Only a first process that was killed counts: a child's death is its own matter.
+        let reason = match (seen.oom_killed && code == 137, code) {
+            (true, _) => "OOMKilled",
+            (false, 0) => "Completed",
+            (false, _) => "Error",
+        };
+        Self {
+            code,
+            reason: reason.to_owned(),
+            message: String::new(),
+            finished_at_ns: seen.finished_at_ns.max(started_at_ns.saturating_add(1)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_paths_that_leave_the_directory_are_refused() {
+        for bad in ["/x", "../x", "a/../../x", "a\0b", ".."] {
+            assert!(check_log_path(bad).is_err(), "{bad:?}");
+        }
+        check_log_path("name/0.log").unwrap();
+    }
+}

@@ -1,0 +1,196 @@
+//! The places of a pod on disk, and the few files and mounts that are the daemon's
+//! own business. All of it blocks: it is called off the async threads.
+//!
+//! ```text
+//! <state>/pods/<sandbox>/          monitor.sock, exits/, …     (the monitor's)
+//!                        ns/       pinned IPC and UTS namespaces
+//!                        shm/      the pod's /dev/shm, a tmpfs
+//!                        hostname, hosts, resolv.conf
+//!                        containers/<container>/config.json, rootfs/, volumes/
+//! <netns_dir>/corten-<sandbox>     the pinned network namespace
+//! ```
+
+use std::{
+    fs, io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use types::{ContainerId, SandboxId};
+
+use crate::error::{Error, Result};
+
+/// Where a sandbox's things are.
+#[derive(Debug, Clone)]
+pub(crate) struct PodFiles {
+    dir: PathBuf,
+}
+
+impl PodFiles {
+    pub(crate) fn new(state: &Path, id: &SandboxId) -> Self {
+        Self { dir: state.join("pods").join(id.as_str()) }
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(crate) fn ipc_ns(&self) -> PathBuf {
+        self.dir.join("ns/ipc")
+    }
+
+    pub(crate) fn uts_ns(&self) -> PathBuf {
+        self.dir.join("ns/uts")
+    }
+
+    pub(crate) fn shm(&self) -> PathBuf {
+        self.dir.join("shm")
+    }
+
+    pub(crate) fn hostname(&self) -> PathBuf {
+        self.dir.join("hostname")
+    }
+
+    pub(crate) fn hosts(&self) -> PathBuf {
+        self.dir.join("hosts")
+    }
+
+    pub(crate) fn resolv_conf(&self) -> PathBuf {
+        self.dir.join("resolv.conf")
+    }
+
+    pub(crate) fn bundle(&self, id: &ContainerId) -> PathBuf {
+        self.dir.join("containers").join(id.as_str())
+    }
+
+    /// Makes the sandbox's directories.
+    pub(crate) fn create(&self) -> Result<()> {
+        for dir in [self.dir.clone(), self.dir.join("ns"), self.dir.join("containers"), self.shm()] {
+            make_dir(&dir)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a file that containers see.
+    pub(crate) fn write_public(&self, path: &Path, text: &str) -> Result<()> {
+        use std::os::unix::fs::PermissionsExt;
+        let failed = |source| Error::File { what: "write", path: path.to_owned(), source };
+        fs::write(path, text).map_err(failed)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o644)).map_err(failed)
+    }
+
+    /// Copies a file of the node that containers see; one that is not there is empty.
+    pub(crate) fn copy_public(&self, from: &Path, to: &Path) -> Result<()> {
+        match fs::read_to_string(from) {
+            Ok(text) => self.write_public(to, &text),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => self.write_public(to, ""),
+            Err(source) => Err(Error::File { what: "read", path: from.to_owned(), source }),
+        }
+    }
+
+    /// Mounts the pod's `/dev/shm`, a tmpfs of `size` bytes.
+    pub(crate) fn mount_shm(&self, size: u64) -> Result<()> {
+        let path = self.shm();
+        let flags = MountFlags::NOEXEC | MountFlags::NOSUID | MountFlags::NODEV;
+        let data = std::ffi::CString::new(format!("mode=1777,size={size}")).unwrap_or_default();
+        mount(c"shm", &path, c"tmpfs", flags, data.as_c_str()).map_err(|e| Error::File {
+            what: "mount a tmpfs on",
+            path,
+            source: e.into(),
+        })
+    }
+
+    /// Unmounts and unpins all that is the sandbox's, and deletes what only a live
+    /// sandbox needs. Whatever is gone already is no error.
+    pub(crate) fn release(&self, netns: Option<&Path>) -> Result<()> {
+        unmount_all(&self.shm())?;
+        for pin in [Some(self.ipc_ns().as_path()), Some(self.uts_ns().as_path()), netns].into_iter().flatten() {
+            unmount_all(pin)?;
+            remove_file(pin)?;
+        }
+        Ok(())
+    }
+
+    /// Deletes the sandbox's directory. Mounts must be gone.
+    pub(crate) fn remove(&self) -> Result<()> {
+        remove_dir(&self.dir)
+    }
+}
+
+/// Makes a directory of ours, mode 0700, with its parents.
+pub(crate) fn make_dir(path: &Path) -> Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|source| Error::File { what: "create directory", path: path.to_owned(), source })
+}
+
+/// Makes a directory that others look into, mode 0755, with its parents.
+pub(crate) fn make_public_dir(path: &Path) -> Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(path)
+        .map_err(|source| Error::File { what: "create directory", path: path.to_owned(), source })
+}
+
+/// Deletes a directory with all in it; one that is not there is no error.
+pub(crate) fn remove_dir(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(Error::File { what: "remove directory", path: path.to_owned(), source: e })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(Error::File { what: "remove", path: path.to_owned(), source: e })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The most mounts that are taken off one path: more than any retry stacks up.
+const MAX_STACKED_MOUNTS: usize = 16;
+
+/// Takes all mounts off a path, lazily, so that a busy one never blocks.
+fn unmount_all(path: &Path) -> Result<()> {
+    for _ in 0..MAX_STACKED_MOUNTS {
+        match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+            Ok(()) => {}
+            // Not a mount point (any more), or not there at all.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(()),
+            Err(e) => return Err(Error::File { what: "unmount", path: path.to_owned(), source: e.into() }),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shm_is_mounted_and_everything_is_released() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = PodFiles::new(dir.path(), &SandboxId::random());
+        files.create().unwrap();
+        files.mount_shm(1 << 20).unwrap();
+        files.mount_shm(1 << 20).unwrap();
+        fs::write(files.shm().join("x"), "x").unwrap();
+        let netns = dir.path().join("netns");
+        fs::write(&netns, "").unwrap();
+        files.release(Some(&netns)).unwrap();
+        files.release(Some(&netns)).unwrap();
+        assert!(!netns.exists());
+        files.remove().unwrap();
+        files.remove().unwrap();
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains(&*dir.path().to_string_lossy()));
+    }
+}

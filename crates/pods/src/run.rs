@@ -1,0 +1,378 @@
+//! RunPodSandbox: the steps that make a sandbox, and their undoing.
+//!
+//! Every name that a step uses follows from the sandbox's id, and the record is on
+//! disk, synced, before the first step: so the undoing needs no list of what was
+//! done. It is the sandbox's ordinary stop and removal, each step of which takes
+//! "it is not there" for done.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use monitor_client::{SandboxRequest, SpawnRequest};
+use network::{AttachRequest, DetachRequest};
+use state::Durability;
+use tracing::{Instrument, info, warn};
+use types::{NamespaceMode, PidMode, SandboxConfig, SandboxId};
+
+use crate::{
+    error::{Error, Result},
+    record::{SandboxPhase, SandboxRecord},
+    service::{Inner, blocking},
+    task::PodTask,
+};
+
+/// The leaf of the monitors' cgroup, beside the pods': a pod's memory limit must
+/// not kill the process that tells how its containers ended.
+const MONITORS_CGROUP: &str = "monitors";
+
+/// Refuses what cannot be, before a name is claimed.
+pub(crate) fn validate(inner: &Inner, config: &SandboxConfig) -> Result<()> {
+    if !config.runtime_handler.is_empty() && config.runtime_handler != crate::DEFAULT_HANDLER {
+        return Err(Error::NoHandler(config.runtime_handler.clone()));
+    }
+    let namespaces = &config.security.namespaces;
+    if namespaces.user.is_some() {
+        return Err(Error::Invalid("user namespaces are not supported by this runtime handler".to_owned()));
+    }
+    if let PidMode::Target(_) = namespaces.pid {
+        return Err(Error::Invalid("a sandbox cannot use the PID namespace of a container".to_owned()));
+    }
+    cgroups::validate_parent(cgroups::Driver::Cgroupfs, &config.cgroup_parent)
+        .map_err(|e| Error::Invalid(format!("cgroup_parent: {e}")))?;
+    container_spec::validate_sandbox(config).map_err(|e| Error::Invalid(telemetry::chain(&e)))?;
+    if !config.log_directory.is_empty() && !Path::new(&config.log_directory).is_absolute() {
+        return Err(Error::Invalid(format!("log_directory: \"{}\" is not an absolute path", config.log_directory)));
+    }
+    crate::container::refuse_selinux(config.security.selinux.as_ref())?;
+    let _ = inner;
+    Ok(())
+}
+
+/// Makes a sandbox and starts its task.
+pub(crate) async fn create(inner: &Arc<Inner>, config: &SandboxConfig) -> Result<SandboxId> {
+    let record = plan(inner, config);
+    let id = record.id.clone();
+    let span = crate::task::pod_span(&record);
+    async {
+        let result = inner.write_sandbox(Arc::new(record.clone()), Durability::PowerCut).await;
+        let (mut task, queue) = inner.task(record);
+        match async { result?; build(&mut task).await }.await {
+            Ok(()) => {
+                info!(ips = ?task.record.ips(), "ready");
+                task.spawn(queue);
+                Ok(id)
+            }
+            Err(error) => {
+                if let Err(undo) = undo(&mut task).await {
+                    // It stays, listed as not ready, and can be removed later.
+                    warn!(error = %telemetry::chain(&undo), "undoing a failed start is not complete");
+                    task.set_phase(SandboxPhase::NotReady).await;
+                    inner.names.found(&config.metadata, &id);
+                    task.spawn(queue);
+                }
+                Err(error)
+            }
+        }
+    }
+    .instrument(span)
+    .await
+}
+
+fn plan(inner: &Inner, config: &SandboxConfig) -> SandboxRecord {
+    let id = SandboxId::random();
+    let own_network = config.security.namespaces.network == NamespaceMode::Pod;
+    let owns_cgroup_parent = config.cgroup_parent.is_empty();
+    let cgroup_parent = if owns_cgroup_parent {
+        format!("{}/pod-{id}", inner.options.cgroup_parent)
+    } else {
+        config.cgroup_parent.clone()
+    };
+    SandboxRecord {
+        config: config.clone(),
+        created_at_ns: inner.clock.now_ns(),
+        phase: SandboxPhase::Creating,
+        boot_id: inner.options.boot_id.clone(),
+        netns: own_network.then(|| inner.netns_path(&id)),
+        network_owed: own_network,
+        attachment: None,
+        cgroup_parent,
+        owns_cgroup_parent,
+        damage: String::new(),
+        id,
+    }
+}
+
+/// Does all steps; where one fails the caller undoes them.
+async fn build(task: &mut PodTask) -> Result<()> {
+    write_files(task).await?;
+    spawn_monitor(task).await?;
+    make_namespaces(task).await?;
+    let attachment = attach(task).await?;
+    task.update(|r| {
+        r.attachment = attachment;
+        r.phase = SandboxPhase::Ready;
+    })
+    .await;
+    Ok(())
+}
+
+async fn write_files(task: &PodTask) -> Result<()> {
+    let (files, record, size) = (task.files.clone(), task.record.clone(), task.inner.options.shm_size_bytes);
+    let netns_dir = task.inner.options.netns_dir.clone();
+    blocking(move || {
+        files.create()?;
+        if record.netns.is_some() {
+            crate::files::make_public_dir(&netns_dir)?;
+        }
+        let config = &record.config;
+        if let Some(text) = container_spec::files::resolv_conf(config.dns.as_ref()).map_err(|e| Error::Invalid(telemetry::chain(&e)))? {
+            files.write_public(&files.resolv_conf(), &text)?;
+        } else {
+            files.copy_public(Path::new("/etc/resolv.conf"), &files.resolv_conf())?;
+        }
+        files.write_public(&files.hostname(), &format!("{}\n", hostname(config)))?;
+        if config.security.namespaces.ipc == NamespaceMode::Pod {
+            files.mount_shm(size)?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// The pod's host name: the node's on the node's network, else what was asked for.
+pub(crate) fn hostname(config: &SandboxConfig) -> String {
+    if !config.hostname.is_empty() {
+        return config.hostname.clone();
+    }
+    if config.security.namespaces.network == NamespaceMode::Node {
+        return rustix::system::uname().nodename().to_string_lossy().into_owned();
+    }
+    String::new()
+}
+
+async fn spawn_monitor(task: &mut PodTask) -> Result<()> {
+    let inner = task.inner.clone();
+    let path = format!("{}/{MONITORS_CGROUP}", inner.options.cgroup_parent);
+    let procs = inner.ensure_cgroup(path).await?;
+    let request = SpawnRequest { sandbox: task.id().clone(), state_dir: task.files.dir().to_owned(), cgroup_procs: procs };
+    let (monitor, notices) = inner.services.monitors.spawn(&request).await.map_err(|source| Error::Monitor {
+        what: format!("start the monitor of sandbox {}", task.id()),
+        source,
+    })?;
+    task.handle.set_monitor(Some(monitor));
+    task.notices = Some(notices);
+    Ok(())
+}
+
+async fn make_namespaces(task: &mut PodTask) -> Result<()> {
+    let namespaces = &task.record.config.security.namespaces;
+    let own_ipc = namespaces.ipc == NamespaceMode::Pod;
+    let own_net = task.record.netns.is_some();
+    let reaper_procs = if namespaces.pid == PidMode::Pod {
+        let path = format!("{}/{}", task.record.cgroup_parent, task.id());
+        Some(task.inner.ensure_cgroup(path).await?)
+    } else {
+        None
+    };
+    let request = SandboxRequest {
+        net: task.record.netns.clone(),
+        ipc: own_ipc.then(|| task.files.ipc_ns()),
+        // The node's UTS namespace goes with the node's network.
+        uts: own_net.then(|| task.files.uts_ns()),
+        hostname: hostname(&task.record.config),
+        sysctls: task.record.config.sysctls.clone().into_iter().collect::<BTreeMap<_, _>>(),
+        reaper_procs,
+    };
+    let monitor = task.handle.monitor().ok_or(Error::Stopping)?;
+    monitor.make_sandbox(&request).await.map_err(|source| Error::Monitor {
+        what: format!("make the namespaces of sandbox {}", task.id()),
+        source,
+    })
+}
+
+async fn attach(task: &PodTask) -> Result<Option<network::Attachment>> {
+    let Some(netns) = task.record.netns.clone() else { return Ok(None) };
+    let config = &task.record.config;
+    let request = AttachRequest {
+        sandbox_id: task.id().clone(),
+        netns,
+        namespace: config.metadata.namespace.clone(),
+        name: config.metadata.name.clone(),
+        uid: config.metadata.uid.clone(),
+        port_mappings: config.port_mappings.clone(),
+        dns: config.dns.clone(),
+        annotations: config.annotations.clone(),
+        cgroup_parent: config.cgroup_parent.clone(),
+        hostname: config.hostname.clone(),
+    };
+    let attachment = task.inner.services.network.attach(&request).await.map_err(|source| Error::Network {
+        what: "set up",
+        id: task.id().to_string(),
+        source,
+    })?;
+    let (files, record) = (task.files.clone(), task.record.clone());
+    let ips = attachment.ips.clone();
+    blocking(move || {
+        let text = container_spec::files::hosts(&hostname(&record.config), &ips);
+        files.write_public(&files.hosts(), &text)
+    })
+    .await?;
+    Ok(Some(attachment))
+}
+
+/// Undoes a start that failed.
+pub(crate) async fn undo(task: &mut PodTask) -> Result<()> {
+    task.release().await?;
+    task.delete().await
+}
+
+impl PodTask {
+    /// Takes back all that only a ready sandbox needs: network, monitor, namespaces,
+    /// mounts, cgroups. Every step is done, also where one before it failed; the
+    /// first error is returned.
+    pub(crate) async fn release(&mut self) -> Result<()> {
+        let network = self.detach().await;
+        self.shut_monitor_down().await;
+        let (files, netns) = (self.files.clone(), self.record.netns.clone());
+        let mounts = blocking(move || files.release(netns.as_deref())).await;
+        let cgroup = self.inner.remove_cgroup(format!("{}/{}", self.record.cgroup_parent, self.id())).await;
+        let parent = match self.record.owns_cgroup_parent {
+            true => self.inner.remove_cgroup(self.record.cgroup_parent.clone()).await,
+            false => Ok(()),
+        };
+        network.and(mounts).and(cgroup).and(parent)
+    }
+
+    /// Takes the network back. A plugin that keeps failing does not keep the pod: from
+    /// the second failure on, what is owed is tried again in the background.
+    async fn detach(&mut self) -> Result<()> {
+        if !self.record.network_owed {
+            return Ok(());
+        }
+        let metadata = &self.record.config.metadata;
+        let request = DetachRequest {
+            sandbox_id: self.id().clone(),
+            netns: self.record.netns.clone().filter(|p| p.exists()),
+            namespace: metadata.namespace.clone(),
+            name: metadata.name.clone(),
+            uid: metadata.uid.clone(),
+        };
+        match self.inner.services.network.detach(&request).await {
+            Ok(()) => {}
+            Err(source) if self.detach_failures == 0 && !self.removal_is_asked() => {
+                self.detach_failures += 1;
+                return Err(Error::Network { what: "tear down", id: self.id().to_string(), source });
+            }
+            Err(error) => {
+                warn!(error = %telemetry::chain(&error), "the network is still owed; it is tried again in the background");
+                self.inner.clone().owe(request);
+            }
+        }
+        self.record_released_network().await;
+        Ok(())
+    }
+
+    async fn record_released_network(&mut self) {
+        if self.record.phase == SandboxPhase::Creating {
+            let mut record = (*self.record).clone();
+            record.network_owed = false;
+            self.record = Arc::new(record);
+            return;
+        }
+        self.update(|r| {
+            r.network_owed = false;
+            r.attachment = None;
+        })
+        .await;
+    }
+
+    async fn shut_monitor_down(&mut self) {
+        let Some(monitor) = self.handle.monitor() else { return };
+        self.handle.set_monitor(None);
+        self.notices = None;
+        if let Err(error) = monitor.shutdown().await {
+            warn!(error = %telemetry::chain(&error), "the monitor did not stop when told; it is killed");
+            monitor.kill();
+        }
+    }
+
+    /// Deletes what is left of a released sandbox: containers, directory, record.
+    pub(crate) async fn delete(&mut self) -> Result<()> {
+        if self.record.phase != SandboxPhase::Creating {
+            self.set_phase(SandboxPhase::Removing).await;
+        }
+        let containers: Vec<_> = self.containers.keys().cloned().collect();
+        for id in containers {
+            self.delete_container(&id).await?;
+        }
+        let (files, inner, id) = (self.files.clone(), self.inner.clone(), self.id().clone());
+        blocking(move || {
+            files.remove()?;
+            inner
+                .sandbox_store
+                .remove(id.as_str())
+                .map_err(|source| Error::Record { what: format!("the removal of sandbox {id}"), source })
+        })
+        .await?;
+        self.inner.index.forget_sandbox(self.id());
+        self.inner.names.free(&self.record.config.metadata, self.id());
+        self.inner.tidy_cgroups().await;
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// Where a sandbox's network namespace is pinned.
+    pub(crate) fn netns_path(&self, id: &SandboxId) -> std::path::PathBuf {
+        self.options.netns_dir.join(format!("corten-{id}"))
+    }
+
+    /// Makes a cgroup without limits, where it is missing, and returns the files that
+    /// a process is placed by.
+    pub(crate) async fn ensure_cgroup(self: &Arc<Self>, path: String) -> Result<Vec<std::path::PathBuf>> {
+        let inner = self.clone();
+        blocking(move || {
+            let failed = |source| Error::Cgroup { what: format!("create cgroup {path}"), source };
+            let path = path.parse().map_err(failed)?;
+            let created = inner.services.cgroups.create(&path, &cgroups::Resources::default()).map_err(failed)?;
+            Ok(created.cgroup.procs_files())
+        })
+        .await
+    }
+
+    /// Removes the cgroup of the monitors and our parent, where nothing is left in them.
+    pub(crate) async fn tidy_cgroups(self: &Arc<Self>) {
+        if !self.index.handles().is_empty() {
+            return;
+        }
+        let inner = self.clone();
+        let _ = blocking(move || {
+            let path = format!("{}/{MONITORS_CGROUP}", inner.options.cgroup_parent);
+            if let Ok(path) = path.parse() {
+                let group = inner.services.cgroups.open(&path);
+                if group.is_empty().unwrap_or(false) && group.remove().is_ok() {
+                    let _ = group.remove_empty_parents();
+                }
+            }
+            Ok(())
+        })
+        .await;
+    }
+
+    /// Tries to take a removed sandbox's network back until that works. What is owed is
+    /// also in the network's own journal, for the time after a restart.
+    fn owe(self: Arc<Self>, request: DetachRequest) {
+        tokio::spawn(async move {
+            let mut pause = std::time::Duration::from_secs(5);
+            loop {
+                tokio::time::sleep(pause).await;
+                match self.services.network.detach(&request).await {
+                    Ok(()) => return,
+                    Err(error) => {
+                        warn!(sandbox = %request.sandbox_id, error = %telemetry::chain(&error), "the network is still owed");
+                    }
+                }
+                pause = (pause * 2).min(std::time::Duration::from_secs(300));
+            }
+        });
+    }
+}

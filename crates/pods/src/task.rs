@@ -1,0 +1,439 @@
+//! The task that owns a pod: its sandbox and its containers.
+//!
+//! Calls, exits and timers reach it as messages; nothing else changes the pod.
+//! What takes long (a grace period, a kill that does not end) is not waited for
+//! in the task but kept as an [`Ending`] with its waiters, so that the pod's other
+//! containers go on being served.
+//!
+//! What must never happen: a container's process is started twice for one
+//! StartContainer; a container is reported as ended while its process lives; a
+//! client that gave up turns a grace period into a kill.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::Duration,
+};
+
+use monitor_client::{Monitor, Notice};
+use parking_lot::RwLock;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep_until},
+};
+use tracing::{Instrument, info, info_span, warn};
+use types::{ContainerConfig, ContainerId, SandboxId};
+
+use crate::{
+    ending::{Ending, Next},
+    error::{Error, Result},
+    files::PodFiles,
+    record::{ContainerRecord, ContainerState, Exit, SandboxPhase, SandboxRecord},
+    service::Inner,
+};
+
+/// How many commands wait for one pod. The kubelet has a few calls a pod in flight.
+const COMMAND_QUEUE: usize = 64;
+
+/// How long a monitor has for an exit that the kernel has not reported yet, once
+/// everything in the container was killed.
+const KILL_DEADLINE: Duration = Duration::from_secs(30);
+
+pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;
+
+/// What is asked of a pod.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Create { config: Box<ContainerConfig>, reply: Reply<ContainerId> },
+    Start { id: ContainerId, reply: Reply<()> },
+    StopContainer { id: ContainerId, grace: Duration, reply: Reply<()> },
+    RemoveContainer { id: ContainerId, reply: Reply<()> },
+    StopSandbox { reply: Reply<()> },
+    RemoveSandbox { reply: Reply<()> },
+}
+
+/// How others reach a pod's task.
+#[derive(Debug, Clone)]
+pub(crate) struct PodHandle {
+    commands: mpsc::Sender<Command>,
+    monitor: Arc<RwLock<Option<Monitor>>>,
+}
+
+impl PodHandle {
+    /// Makes a handle and the queue's other end.
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Command>) {
+        let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
+        (Self { commands, monitor: Arc::default() }, queue)
+    }
+
+    /// Sends a command and waits for its answer. `None` means that the pod is gone.
+    pub(crate) async fn ask<T>(&self, make: impl FnOnce(Reply<T>) -> Command) -> Option<Result<T>> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(make(reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// The pod's monitor, where it lives.
+    pub(crate) fn monitor(&self) -> Option<Monitor> {
+        self.monitor.read().clone()
+    }
+
+    pub(crate) fn set_monitor(&self, monitor: Option<Monitor>) {
+        *self.monitor.write() = monitor;
+    }
+}
+
+/// A container as its task keeps it.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) record: Arc<ContainerRecord>,
+    pub(crate) ending: Option<Ending>,
+}
+
+/// A pod's task.
+pub(crate) struct PodTask {
+    pub(crate) inner: Arc<Inner>,
+    pub(crate) record: Arc<SandboxRecord>,
+    pub(crate) files: PodFiles,
+    pub(crate) handle: PodHandle,
+    pub(crate) containers: BTreeMap<ContainerId, Slot>,
+    pub(crate) notices: Option<mpsc::Receiver<Notice>>,
+    stop_waiters: Vec<Reply<()>>,
+    remove_waiters: Vec<Reply<()>>,
+    /// How often taking the network back has failed.
+    pub(crate) detach_failures: u32,
+}
+
+/// What wakes the task.
+enum Wake {
+    Command(Option<Command>),
+    Notice(Option<Notice>),
+    Timer,
+}
+
+impl PodTask {
+    pub(crate) fn new(inner: Arc<Inner>, record: SandboxRecord, handle: PodHandle) -> Self {
+        let files = PodFiles::new(&inner.options.state, &record.id);
+        Self {
+            inner,
+            record: Arc::new(record),
+            files,
+            handle,
+            containers: BTreeMap::new(),
+            notices: None,
+            stop_waiters: Vec::new(),
+            remove_waiters: Vec::new(),
+            detach_failures: 0,
+        }
+    }
+
+    pub(crate) fn id(&self) -> &SandboxId {
+        &self.record.id
+    }
+
+    /// Runs the task until its sandbox is removed.
+    pub(crate) fn spawn(self, queue: mpsc::Receiver<Command>) {
+        let span = pod_span(&self.record);
+        tokio::spawn(self.run(queue).instrument(span));
+    }
+
+    async fn run(mut self, mut queue: mpsc::Receiver<Command>) {
+        // The handle in the index keeps the queue open for as long as the pod exists.
+        loop {
+            let timer = self.next_timer();
+            let wake = tokio::select! {
+                command = queue.recv() => Wake::Command(command),
+                notice = next_notice(&mut self.notices) => Wake::Notice(notice),
+                () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => Wake::Timer,
+            };
+            let gone = match wake {
+                Wake::Command(Some(command)) => self.command(command).await,
+                Wake::Command(None) => true,
+                Wake::Notice(Some(notice)) => self.notice(notice).await,
+                Wake::Notice(None) => self.monitor_died().await,
+                Wake::Timer => self.timer().await,
+            };
+            if gone {
+                break;
+            }
+        }
+    }
+
+    /// Does a command; true means that the sandbox is gone.
+    async fn command(&mut self, command: Command) -> bool {
+        match command {
+            Command::Create { config, reply } => {
+                let result = self.create_container(*config).await;
+                let _ = reply.send(result);
+            }
+            Command::Start { id, reply } => {
+                let result = self.start_container(&id).await;
+                let _ = reply.send(result);
+            }
+            Command::StopContainer { id, grace, reply } => self.stop_container(&id, grace, reply).await,
+            Command::RemoveContainer { id, reply } => self.remove_container(&id, reply).await,
+            Command::StopSandbox { reply } => {
+                self.stop_waiters.push(reply);
+                self.begin_stop_sandbox().await;
+                return self.settle().await;
+            }
+            Command::RemoveSandbox { reply } => {
+                self.remove_waiters.push(reply);
+                self.begin_stop_sandbox().await;
+                return self.settle().await;
+            }
+        }
+        false
+    }
+
+    async fn notice(&mut self, notice: Notice) -> bool {
+        match notice {
+            Notice::ContainerExited(exit) => {
+                let Ok(id) = exit.id.parse::<ContainerId>() else { return false };
+                self.exited(&id, self.exit_of(&id, &exit)).await;
+                self.acknowledge(&id).await;
+            }
+            Notice::ReaperExited => {
+                warn!("the first process of the pod's PID namespace died");
+                self.no_longer_ready().await;
+            }
+            Notice::LogTrouble { id, message } => warn!(container = %id, "log: {message}"),
+            Notice::Died => return self.monitor_died().await,
+        }
+        self.settle().await
+    }
+
+    async fn acknowledge(&self, id: &ContainerId) {
+        if let Some(monitor) = self.handle.monitor()
+            && let Err(error) = monitor.ack_exit(id).await
+        {
+            warn!(container = %id, error = %telemetry::chain(&error), "the monitor did not take the acknowledgement");
+        }
+    }
+
+    fn next_timer(&self) -> Option<Instant> {
+        self.containers.values().filter_map(|s| s.ending.as_ref().map(Ending::next_at)).min()
+    }
+
+    async fn timer(&mut self) -> bool {
+        let now = Instant::now();
+        let due: Vec<ContainerId> = self
+            .containers
+            .iter()
+            .filter(|(_, s)| s.ending.as_ref().is_some_and(|e| e.next_at() <= now))
+            .map(|(id, _)| id.clone())
+            .collect();
+        let sandbox_ends = self.sandbox_ends();
+        for id in due {
+            let Some(slot) = self.containers.get_mut(&id) else { continue };
+            let Some(ending) = slot.ending.as_mut() else { continue };
+            match ending.step(now, sandbox_ends) {
+                Next::Wait => {}
+                Next::Abandon => slot.ending = None,
+                Next::Kill => {
+                    info!(container = %id, "killing");
+                    self.kill(&id).await;
+                }
+                Next::GiveUp => {
+                    if let Some(ending) = slot.ending.take() {
+                        ending.fail(&id, KILL_DEADLINE);
+                    }
+                    self.fail_sandbox_waiters(&id);
+                }
+            }
+        }
+        self.settle().await
+    }
+
+    fn fail_sandbox_waiters(&mut self, id: &ContainerId) {
+        let error = || Error::Timeout { what: format!("killing container {id}"), within: KILL_DEADLINE };
+        for waiter in self.stop_waiters.drain(..).chain(self.remove_waiters.drain(..)) {
+            let _ = waiter.send(Err(error()));
+        }
+    }
+
+    pub(crate) fn removal_is_asked(&self) -> bool {
+        !self.remove_waiters.is_empty()
+    }
+
+    fn sandbox_ends(&self) -> bool {
+        !self.stop_waiters.is_empty() || !self.remove_waiters.is_empty()
+    }
+
+    /// Begins to end a container: its signal now, SIGKILL after `grace`.
+    pub(crate) async fn stop_container(&mut self, id: &ContainerId, grace: Duration, reply: Reply<()>) {
+        let Some(slot) = self.containers.get_mut(id).filter(|s| s.record.may_run()) else {
+            let _ = reply.send(Ok(()));
+            return;
+        };
+        let signal = slot.record.stop_signal;
+        let first = slot.ending.is_none();
+        let ending = slot.ending.get_or_insert_with(|| Ending::new(KILL_DEADLINE));
+        ending.stop_waiters.push(reply);
+        ending.kill_within(grace);
+        if grace.is_zero() {
+            self.timer().await;
+        } else if first && let Some(monitor) = self.handle.monitor() {
+            info!(container = %id, signal, "stopping");
+            if let Err(error) = monitor.signal(id, signal).await {
+                warn!(container = %id, error = %telemetry::chain(&error), "the stop signal was not sent");
+            }
+        }
+    }
+
+    async fn remove_container(&mut self, id: &ContainerId, reply: Reply<()>) {
+        let Some(slot) = self.containers.get_mut(id) else {
+            let _ = reply.send(Ok(()));
+            return;
+        };
+        if slot.record.may_run() {
+            let ending = slot.ending.get_or_insert_with(|| Ending::new(KILL_DEADLINE));
+            ending.remove_waiters.push(reply);
+            ending.kill_within(Duration::ZERO);
+            self.timer().await;
+            return;
+        }
+        let result = self.delete_container(id).await;
+        let _ = reply.send(result);
+    }
+
+    async fn kill(&self, id: &ContainerId) {
+        let Some(slot) = self.containers.get(id) else { return };
+        let path = slot.record.cgroup.clone();
+        if let Err(error) = self.inner.kill_cgroup(path).await {
+            warn!(container = %id, error = %telemetry::chain(&error), "killing failed; it is tried again");
+        }
+        if let Some(monitor) = self.handle.monitor()
+            && let Err(error) = monitor.signal(id, 9).await
+        {
+            warn!(container = %id, error = %telemetry::chain(&error), "the monitor did not kill");
+        }
+    }
+
+    /// Takes note that a container ended.
+    async fn exited(&mut self, id: &ContainerId, exit: Exit) {
+        let Some(slot) = self.containers.get_mut(id) else { return };
+        if !matches!(slot.record.state, ContainerState::Exited(_)) {
+            info!(container = %id, code = exit.code, reason = %exit.reason, "exited");
+            let mut record = (*slot.record).clone();
+            record.state = ContainerState::Exited(exit);
+            slot.record = Arc::new(record);
+            let record = slot.record.clone();
+            self.inner.keep_container(&record).await;
+            self.inner.index.publish_container(record.clone());
+            if let Err(error) = self.inner.remove_cgroup(record.cgroup.clone()).await {
+                warn!(container = %id, error = %telemetry::chain(&error), "its cgroup remains for now");
+            }
+        }
+        let Some(ending) = self.containers.get_mut(id).and_then(|s| s.ending.take()) else { return };
+        for waiter in ending.stop_waiters {
+            let _ = waiter.send(Ok(()));
+        }
+        for waiter in ending.remove_waiters {
+            let result = self.delete_container(id).await;
+            let _ = waiter.send(result);
+        }
+    }
+
+    /// The monitor is dead: its containers' pipes died with it. They are killed, and
+    /// what it wrote of their exits is all that is known.
+    async fn monitor_died(&mut self) -> bool {
+        self.notices = None;
+        self.handle.set_monitor(None);
+        if self.record.phase == SandboxPhase::Ready {
+            warn!("the monitor died: its containers are killed");
+        }
+        self.no_longer_ready().await;
+        let exits = monitor_client::read_exit_records(self.files.dir());
+        let live: Vec<ContainerId> =
+            self.containers.iter().filter(|(_, s)| s.record.may_run()).map(|(id, _)| id.clone()).collect();
+        for id in live {
+            self.kill(&id).await;
+            let exit = match exits.iter().find(|e| e.id == id.as_str()) {
+                Some(known) => self.exit_of(&id, known),
+                None => self.unknown_exit("its monitor died"),
+            };
+            self.exited(&id, exit).await;
+        }
+        self.settle().await
+    }
+
+    /// Marks the sandbox as not ready: it runs nothing new from now on.
+    pub(crate) async fn no_longer_ready(&mut self) {
+        if self.record.phase == SandboxPhase::Ready {
+            self.set_phase(SandboxPhase::NotReady).await;
+        }
+    }
+
+    pub(crate) async fn set_phase(&mut self, phase: SandboxPhase) {
+        self.update(|r| r.phase = phase).await;
+    }
+
+    /// Changes the sandbox's record, keeps it and publishes it.
+    pub(crate) async fn update(&mut self, change: impl FnOnce(&mut SandboxRecord)) {
+        let mut record = (*self.record).clone();
+        change(&mut record);
+        self.record = Arc::new(record);
+        self.inner.keep_sandbox(&self.record).await;
+        self.inner.index.publish_sandbox(self.record.clone(), self.handle.clone());
+    }
+
+    /// Marks the sandbox and kills what runs in it.
+    async fn begin_stop_sandbox(&mut self) {
+        self.no_longer_ready().await;
+        for slot in self.containers.values_mut().filter(|s| s.record.may_run()) {
+            slot.ending.get_or_insert_with(|| Ending::new(KILL_DEADLINE)).kill_within(Duration::ZERO);
+        }
+        if self.containers.values().any(|s| s.record.may_run()) {
+            Box::pin(self.timer()).await;
+        }
+    }
+
+    /// Ends the sandbox's stop and removal once nothing of it runs; true means that it is gone.
+    async fn settle(&mut self) -> bool {
+        if !self.sandbox_ends() || self.containers.values().any(|s| s.record.may_run()) {
+            return false;
+        }
+        let released = self.release().await;
+        if self.remove_waiters.is_empty() || released.is_err() {
+            let shared = released.map_err(Arc::new);
+            for waiter in self.stop_waiters.drain(..).chain(self.remove_waiters.drain(..)) {
+                let _ = waiter.send(shared.clone().map_err(Error::Joined));
+            }
+            return false;
+        }
+        for waiter in self.stop_waiters.drain(..) {
+            let _ = waiter.send(Ok(()));
+        }
+        let removed = self.delete().await.map_err(Arc::new);
+        for waiter in self.remove_waiters.drain(..) {
+            let _ = waiter.send(removed.clone().map_err(Error::Joined));
+        }
+        if removed.is_ok() {
+            info!("removed");
+        }
+        removed.is_ok()
+    }
+
+    fn exit_of(&self, id: &ContainerId, exit: &monitor_client::ExitRecord) -> Exit {
+        let started = self.containers.get(id).map_or(0, |s| s.record.started_at_ns);
+        Exit::from_monitor(exit, started)
+    }
+
+    pub(crate) fn unknown_exit(&self, why: &str) -> Exit {
+        Exit::unknown(why, self.inner.clock.now_ns())
+    }
+}
+
+/// The span that names the pod in every line of the log.
+pub(crate) fn pod_span(record: &SandboxRecord) -> tracing::Span {
+    let metadata = &record.config.metadata;
+    info_span!("pod", sandbox = %record.id, pod = %format_args!("{}/{}", metadata.namespace, metadata.name))
+}
+
+async fn next_notice(notices: &mut Option<mpsc::Receiver<Notice>>) -> Option<Notice> {
+    match notices {
+        Some(notices) => notices.recv().await,
+        None => std::future::pending().await,
+    }
+}

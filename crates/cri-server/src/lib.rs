@@ -1,2 +1,22 @@
-//! cri-server: see ARCHITECTURE.md.
+//! The API: both services of the CRI, in both versions, on unix sockets.
+//!
+//! One file a call. A call is converted at the door ([`convert`]), given to the
+//! core or a service, and its error becomes a gRPC status in one place
+//! ([`error`]). The calls that later versions bring answer `Unimplemented`.
+//!
+//! Called by the daemon; calls `pods`, `images` and `network`.
 #![forbid(unsafe_code)]
+
+mod admin;
+mod convert;
+mod error;
+mod gate;
+mod image;
+mod legacy;
+mod listen;
+mod runtime;
+mod service;
+
+pub use gate::{Gate, GateKeeper};
+pub use listen::{Endpoint, ListenError};
+pub use service::{CALLS, Call, Info, Server};

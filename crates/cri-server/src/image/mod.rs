@@ -1,0 +1,7 @@
+//! ImageService: one file a call.
+
+mod image_fs_info;
+mod image_status;
+mod list_images;
+mod pull_image;
+mod remove_image;

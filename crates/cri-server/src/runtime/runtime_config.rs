@@ -1,0 +1,20 @@
+//! RuntimeConfig.
+
+use cri_proto::v1;
+use tonic::Status;
+
+use crate::service::Server;
+
+impl Server {
+    /// The driver in use: a kubelet with another one would put its pods where nobody looks.
+    pub(crate) async fn on_runtime_config(
+        &self,
+        request: v1::RuntimeConfigRequest,
+    ) -> Result<v1::RuntimeConfigResponse, Status> {
+        let v1::RuntimeConfigRequest {} = request;
+        let driver = v1::CgroupDriver::Cgroupfs;
+        Ok(v1::RuntimeConfigResponse {
+            linux: Some(v1::LinuxRuntimeConfiguration { cgroup_driver: driver.into() }),
+        })
+    }
+}

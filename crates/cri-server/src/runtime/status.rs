@@ -1,0 +1,58 @@
+//! Status.
+
+use std::collections::HashMap;
+
+use cri_proto::v1;
+use tonic::Status;
+
+use crate::service::Server;
+
+impl Server {
+    /// Never waits for a pod, a plugin or a disk: the kubelet asks every five seconds.
+    pub(crate) async fn on_status(&self, request: v1::StatusRequest) -> Result<v1::StatusResponse, Status> {
+        let v1::StatusRequest { verbose } = request;
+        let network = self.network.status().await;
+        let runtime = self.gate.is_open();
+        let conditions = vec![
+            v1::RuntimeCondition {
+                r#type: "RuntimeReady".to_owned(),
+                status: runtime,
+                reason: if runtime { String::new() } else { "Recovering".to_owned() },
+                message: String::new(),
+            },
+            v1::RuntimeCondition {
+                r#type: "NetworkReady".to_owned(),
+                status: network.ready,
+                reason: network.reason,
+                message: network.message,
+            },
+        ];
+        let mut info = HashMap::new();
+        if verbose {
+            info.insert("config".to_owned(), self.info.config.to_string());
+            info.insert("network".to_owned(), network.config.to_string());
+            info.insert("version".to_owned(), serde_json::json!(self.info.version).to_string());
+        }
+        Ok(v1::StatusResponse {
+            status: Some(v1::RuntimeStatus { conditions }),
+            info,
+            runtime_handlers: handlers(),
+            features: Some(v1::RuntimeFeatures {
+                supplemental_groups_policy: true,
+                user_namespaces_host_network: false,
+                mount_options: false,
+            }),
+        })
+    }
+}
+
+/// The handlers, the default one under both of its names.
+fn handlers() -> Vec<v1::RuntimeHandler> {
+    let features = v1::RuntimeHandlerFeatures {
+        recursive_read_only_mounts: pods::supports_recursive_read_only(),
+        user_namespaces: false,
+    };
+    ["", pods::DEFAULT_HANDLER]
+        .map(|name| v1::RuntimeHandler { name: name.to_owned(), features: Some(features) })
+        .to_vec()
+}

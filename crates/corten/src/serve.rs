@@ -1,0 +1,178 @@
+//! `corten serve`: the daemon. Wires the crates up, recovers, serves, drains.
+//!
+//! The order is what counts: the root directory is locked before anything in it is
+//! read; the sockets open when Version and ImageFsInfo can answer; all other calls
+//! wait at a gate until every pod is taken up.
+
+mod notify;
+mod wire;
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::Context;
+use cri_server::{Endpoint, GateKeeper};
+use state::RootLock;
+use tokio::{
+    net::UnixListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+};
+use tokio_stream::{StreamExt, wrappers::UnixListenerStream};
+use tonic::{service::Routes, transport::Server as Transport};
+use tracing::{error, info, warn};
+
+use self::wire::Daemon;
+
+/// How many calls one connection may have in flight: the kubelet has one connection a service.
+const MAX_CALLS_A_CONNECTION: u32 = 4096;
+
+/// Arguments of `corten serve`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where images, root file systems and records are kept.
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Where live state is kept, until the machine restarts.
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// The socket of RuntimeService, and of ImageService unless it has one of its own.
+    #[arg(long, value_name = "unix://PATH")]
+    pub listen: Option<String>,
+    /// A socket of its own for ImageService.
+    #[arg(long, value_name = "unix://PATH")]
+    pub image_listen: Option<String>,
+    /// How much is logged: error, warn, info, debug, trace, or a filter.
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+}
+
+/// Runs the daemon until it is told to stop.
+///
+/// # Errors
+/// Fails where it cannot start, and says what to do.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let settings = settings(args)?;
+    telemetry::init(&settings.log.level, settings.log.format == config::LogFormat::Json)?;
+    let lock = RootLock::take(&settings.root)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("corten")
+        .build()
+        .context("failed to start the async runtime")?;
+    let result = runtime.block_on(serve(settings));
+    // What still runs belongs to calls that the drain has given up on.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    drop(lock);
+    result
+}
+
+fn settings(args: Args) -> anyhow::Result<config::Config> {
+    let Args { config: file, root, state, listen, image_listen, log_level } = args;
+    let mut settings = match &file {
+        Some(path) => config::load(path, true)?,
+        None => config::load(config::DEFAULT_PATH.as_ref(), false)?,
+    };
+    if let Some(root) = root {
+        settings.root = std::path::absolute(&root).context("--root is not a path")?;
+    }
+    if let Some(state) = state {
+        settings.state = std::path::absolute(&state).context("--state is not a path")?;
+    }
+    settings.server.listen = listen.unwrap_or(settings.server.listen);
+    settings.server.image_listen = image_listen.unwrap_or(settings.server.image_listen);
+    settings.log.level = log_level.unwrap_or(settings.log.level);
+    Ok(settings)
+}
+
+async fn serve(settings: config::Config) -> anyhow::Result<()> {
+    let mut endpoint = Endpoint::parse(&settings.server.listen)?;
+    let mut image_endpoint = match settings.server.image_listen.as_str() {
+        "" => None,
+        same if same == settings.server.listen => None,
+        other => Some(Endpoint::parse(other)?),
+    };
+    let mut terminate = signal(SignalKind::terminate()).context("failed to watch SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("failed to watch SIGINT")?;
+    let (keeper, gate) = GateKeeper::new();
+    let daemon = Daemon::open(&settings, gate).await?;
+
+    let (stop, stopped) = watch::channel(false);
+    let mut servers = JoinSet::new();
+    let mut routes = daemon.server.runtime_routes(Routes::default());
+    if let Some(image_endpoint) = &mut image_endpoint {
+        let listener = image_endpoint.listen()?;
+        info!(socket = %image_endpoint.path().display(), "serving ImageService");
+        servers.spawn(answer(listener, daemon.server.image_routes(Routes::default()), stopped.clone()));
+    } else {
+        routes = daemon.server.image_routes(routes);
+    }
+    let listener = endpoint.listen()?;
+    info!(socket = %endpoint.path().display(), version = env!("CARGO_PKG_VERSION"), "serving RuntimeService");
+    servers.spawn(answer(listener, routes, stopped));
+
+    let recovered = daemon.pods.recover().await.context("failed to read the records of pods")?;
+    info!(
+        ready = recovered.ready,
+        not_ready = recovered.not_ready,
+        undone = recovered.undone,
+        damaged = recovered.damaged,
+        "recovered"
+    );
+    keeper.open();
+    notify::tell("READY=1");
+
+    tokio::select! {
+        _ = terminate.recv() => info!("told to stop"),
+        _ = interrupt.recv() => info!("interrupted"),
+        Some(ended) = servers.join_next() => {
+            ended.context("a server died")??;
+            anyhow::bail!("a server ended before it was told to");
+        }
+    }
+    notify::tell("STOPPING=1");
+    stop.send_replace(true);
+    drain(servers, Duration::from_secs(settings.server.drain_timeout_s)).await;
+    Ok(())
+}
+
+/// Answers calls on a socket until told to stop; then those in flight.
+async fn answer(listener: UnixListener, routes: Routes, mut stopped: watch::Receiver<bool>) -> anyhow::Result<()> {
+    // A client that cannot be accepted (too many open files) must not end the server.
+    let incoming = UnixListenerStream::new(listener).filter_map(|connection| match connection {
+        Ok(connection) => Some(Ok::<_, std::io::Error>(authority::accept(connection))),
+        Err(error) => {
+            warn!(%error, "a connection was not accepted");
+            None
+        }
+    });
+    let stop = async move {
+        let _ = stopped.wait_for(|stop| *stop).await;
+    };
+    Transport::builder()
+        .max_concurrent_streams(MAX_CALLS_A_CONNECTION)
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(incoming, stop)
+        .await
+        .context("failed to serve")
+}
+
+/// Waits for calls in flight. Work that is not done by then goes on being found on
+/// disk by the next daemon, which completes or undoes it.
+async fn drain(mut servers: JoinSet<anyhow::Result<()>>, patience: Duration) {
+    let all = async {
+        while let Some(ended) = servers.join_next().await {
+            if let Ok(Err(error)) = ended {
+                error!("{error:#}");
+            }
+        }
+    };
+    if tokio::time::timeout(patience, all).await.is_err() {
+        warn!(seconds = patience.as_secs(), "calls are still in flight: stopping all the same");
+    } else {
+        info!("all calls are answered: stopping");
+    }
+}

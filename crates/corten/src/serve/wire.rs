@@ -1,0 +1,113 @@
+//! The daemon's parts, made of its settings.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context;
+use cgroups::Cgroups;
+use config::Config;
+use cri_server::{Gate, Info, Server};
+use images::{Images, ImagesOptions};
+use monitor_client::Monitors;
+use network::{BuiltinOptions, Network, NetworkOptions};
+use pods::{Options, Pods, Services};
+use snapshots::Snapshots;
+use tracing::info;
+
+/// The daemon's parts.
+pub(crate) struct Daemon {
+    pub(crate) pods: Pods,
+    pub(crate) server: Server,
+}
+
+impl Daemon {
+    /// Opens everything that the settings name. Nothing of a pod is touched yet.
+    pub(crate) async fn open(settings: &Config, gate: Gate) -> anyhow::Result<Self> {
+        let boot_id = state::boot_id()?;
+        if state::prepare_state_dir(&settings.state, "pods", &boot_id)? {
+            info!("the machine was restarted: live state of the last boot is thrown away");
+        }
+        let root = settings.root.join("snapshots");
+        let snapshots = tokio::task::spawn_blocking(move || Snapshots::open(&root))
+            .await?
+            .context("failed to open the root file systems")?;
+        let snapshots = Arc::new(snapshots);
+        let images = Images::open(image_options(settings), snapshots.clone()).await.context("failed to open the images")?;
+        let network = Network::new(network_options(settings)?).context("failed to set up the pod network")?;
+        let cgroups = Arc::new(Cgroups::detect().context("failed to find the control groups")?);
+        let program = monitor_program(&settings.monitor.program)?;
+        let monitors = Monitors::new(&program)
+            .with_context(|| format!("failed to read the monitor's program {}", program.display()))?;
+        info!(cgroups = ?cgroups.mode(), monitor = %program.display(), "opened");
+        let services = Services {
+            images: images.clone(),
+            snapshots,
+            network: network.clone(),
+            cgroups,
+            monitors: Arc::new(monitors),
+        };
+        let options = Options {
+            root: settings.root.clone(),
+            state: settings.state.clone(),
+            boot_id,
+            cgroup_parent: settings.cgroups.parent.trim_end_matches('/').to_owned(),
+            netns_dir: settings.network.netns_dir.clone(),
+            max_log_line_bytes: settings.containers.max_log_line_bytes,
+            shm_size_bytes: settings.containers.shm_size_bytes,
+        };
+        let pods = Pods::open(options, services)?;
+        let info = Info { version: env!("CARGO_PKG_VERSION").to_owned(), config: verbose_config(settings)? };
+        let server = Server::new(pods.clone(), images, network, gate, info);
+        Ok(Self { pods, server })
+    }
+}
+
+fn image_options(settings: &Config) -> ImagesOptions {
+    ImagesOptions {
+        certs_dirs: settings.images.certs_dirs.clone(),
+        max_parallel_layers: settings.images.max_parallel_layers,
+        pinned: settings.images.pinned.clone(),
+        ..ImagesOptions::new(settings.root.join("images"))
+    }
+}
+
+fn network_options(settings: &Config) -> anyhow::Result<NetworkOptions> {
+    let network = &settings.network;
+    let subnet = network.subnet.parse().context("the configuration's network.subnet is not valid")?;
+    let deadline = Duration::from_secs(network.plugin_timeout_s);
+    Ok(NetworkOptions {
+        conf_dir: network.conf_dir.clone(),
+        bin_dirs: network.bin_dirs.clone(),
+        builtin: network.builtin.then(|| BuiltinOptions {
+            bridge: network.bridge.clone(),
+            table: network.bridge.clone(),
+            subnet,
+            ..BuiltinOptions::default()
+        }),
+        add_deadline: deadline,
+        del_deadline: deadline,
+        ..NetworkOptions::under(&settings.root)
+    })
+}
+
+/// The monitor's program: as configured, or beside the daemon's own.
+fn monitor_program(configured: &Path) -> anyhow::Result<PathBuf> {
+    if configured != Path::new("") {
+        return Ok(configured.to_owned());
+    }
+    let own = std::env::current_exe().context("failed to find the daemon's own program")?;
+    Ok(own.with_file_name("corten-monitor"))
+}
+
+/// The settings as verbose Status tells them; tools look for `stateDir` and `rootDir`.
+fn verbose_config(settings: &Config) -> anyhow::Result<serde_json::Value> {
+    let mut value = serde_json::to_value(settings).context("failed to describe the settings")?;
+    if let Some(object) = value.as_object_mut() {
+        object.insert("stateDir".to_owned(), serde_json::json!(settings.state));
+        object.insert("rootDir".to_owned(), serde_json::json!(settings.root));
+    }
+    Ok(value)
+}

@@ -1,0 +1,104 @@
+//! Running the tests and counting them.
+
+use std::process::{Command, Stdio};
+
+use crate::build;
+use crate::command::{cargo_program, watch};
+use crate::tally::Tally;
+
+/// Tests beside the code, with cargo-nextest where it is installed.
+pub fn unit(tally: &mut Tally) {
+    let everything = ["--workspace", "--locked", "--no-fail-fast"];
+    if has_nextest() {
+        let mut nextest = cargo("nextest");
+        counted(tally, "unit tests", nextest.arg("run").args(everything).arg("--no-tests=pass"));
+        counted(tally, "documentation tests", cargo("test").args(everything).arg("--doc"));
+    } else {
+        counted(tally, "unit tests", cargo("test").args(everything));
+    }
+}
+
+/// The programs as they are shipped, then the suite against them and, beside
+/// them, the runtime that serves as judge.
+pub fn end_to_end(tally: &mut Tally) {
+    let mut built = false;
+    tally.step("static programs", || build::build().inspect(|()| built = true));
+    if built {
+        let mut suite = cargo("run");
+        suite.args(["--locked", "--quiet", "--package", "e2e", "--bin", "e2e", "--"]);
+        counted(tally, "end-to-end tests", suite.args(["--runtime", "both"]));
+    }
+}
+
+fn cargo(command: &str) -> Command {
+    let mut cargo = Command::new(cargo_program());
+    cargo.arg(command);
+    cargo
+}
+
+fn has_nextest() -> bool {
+    let asked = cargo("nextest")
+        .arg("--version")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    asked.is_ok_and(|status| status.success())
+}
+
+fn counted(tally: &mut Tally, name: &str, command: &mut Command) {
+    println!("== {name}");
+    // Counts are taken from the output; colours would be in the way.
+    command.env("NO_COLOR", "1").env("CARGO_TERM_COLOR", "never");
+    let (mut passed, mut failed) = (0, 0);
+    let result = watch(command, |line| {
+        if let Some((more_passed, more_failed)) = counts(line) {
+            passed += more_passed;
+            failed += more_failed;
+        }
+    });
+    tally.add(name, passed, failed);
+    match result {
+        Ok(true) if passed + failed == 0 => tally.fail(name, "nothing was counted"),
+        Ok(false) if failed == 0 => tally.fail(name, "it failed without a failed test"),
+        Ok(_) => {}
+        Err(error) => tally.fail(name, &format!("{error:#}")),
+    }
+}
+
+/// The counts in the summary line of cargo test, cargo-nextest or our suite.
+fn counts(line: &str) -> Option<(u64, u64)> {
+    let line = line.trim();
+    let summary = line.starts_with("test result: ")
+        || line.starts_with("Summary [")
+        || line.starts_with("end-to-end: ");
+    if !summary {
+        return None;
+    }
+    let count = |what: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let at = words.iter().position(|word| word.trim_end_matches([',', ';']) == what)?;
+        words.get(at.checked_sub(1)?)?.parse::<u64>().ok()
+    };
+    let failed = count("failed").unwrap_or(0) + count("timed").unwrap_or(0);
+    Some((count("passed")?, failed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::counts;
+
+    #[test]
+    fn summaries_are_read() {
+        for (line, expected) in [
+            ("test result: ok. 22 passed; 1 failed; 0 ignored; finished in 0.95s", Some((22, 1))),
+            ("     Summary [   1.2s] 30 tests run: 28 passed, 2 failed, 1 skipped", Some((28, 2))),
+            ("     Summary [   1.2s] 30 tests run: 30 passed (1 slow), 0 skipped", Some((30, 0))),
+            ("end-to-end: 12 passed, 3 failed", Some((12, 3))),
+            ("3 passed, 1 failed", None),
+            ("running 3 tests", None),
+        ] {
+            assert_eq!(counts(line), expected, "{line}");
+        }
+    }
+}

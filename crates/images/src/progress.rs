@@ -1,0 +1,74 @@
+//! How far pulls are, in memory only.
+
+use std::{
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+/// How far one pull is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PullProgress {
+    /// The image, normalised.
+    pub reference: String,
+    /// Since when it runs.
+    pub elapsed: Duration,
+    /// How many layers the image has; 0 until its manifest is known.
+    pub layers_total: usize,
+    /// How many of them are unpacked, or were there already.
+    pub layers_done: usize,
+    /// How many bytes its layers have, as they are fetched.
+    pub bytes_total: u64,
+    /// How many of them have come, or need not.
+    pub bytes_done: u64,
+}
+
+/// The counters of one pull.
+#[derive(Debug)]
+pub(crate) struct Tracker {
+    reference: String,
+    since: Instant,
+    layers_total: AtomicUsize,
+    layers_done: AtomicUsize,
+    bytes_total: AtomicU64,
+    bytes_done: AtomicU64,
+}
+
+impl Tracker {
+    pub fn new(reference: String) -> Self {
+        Self {
+            reference,
+            since: Instant::now(),
+            layers_total: AtomicUsize::new(0),
+            layers_done: AtomicUsize::new(0),
+            bytes_total: AtomicU64::new(0),
+            bytes_done: AtomicU64::new(0),
+        }
+    }
+
+    /// Says what is to come.
+    pub fn expect(&self, layers: usize, bytes: u64) {
+        self.layers_total.store(layers, Relaxed);
+        self.bytes_total.store(bytes, Relaxed);
+    }
+
+    /// Counts bytes that came, or need not.
+    pub fn add_bytes(&self, bytes: u64) {
+        self.bytes_done.fetch_add(bytes, Relaxed);
+    }
+
+    /// Counts a layer that is there.
+    pub fn add_layer(&self) {
+        self.layers_done.fetch_add(1, Relaxed);
+    }
+
+    pub fn snapshot(&self) -> PullProgress {
+        PullProgress {
+            reference: self.reference.clone(),
+            elapsed: self.since.elapsed(),
+            layers_total: self.layers_total.load(Relaxed),
+            layers_done: self.layers_done.load(Relaxed),
+            bytes_total: self.bytes_total.load(Relaxed),
+            bytes_done: self.bytes_done.load(Relaxed),
+        }
+    }
+}

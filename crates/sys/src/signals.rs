@@ -1,0 +1,55 @@
+//! Dispositions and masks of signals.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::ptr;
+
+/// Gives every signal its default action and blocks none, as a new program expects it.
+///
+/// # Errors
+/// The kernel's.
+pub fn reset() -> io::Result<()> {
+    for signal in 1..=libc::SIGRTMAX() {
+        if signal != libc::SIGKILL && signal != libc::SIGSTOP {
+            set_disposition(signal, libc::SIG_DFL)?;
+        }
+    }
+    let mut none = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: rustix has no signal masks. sigemptyset initialises the set; the old mask is not
+    // asked for.
+    let result = unsafe {
+        libc::sigemptyset(none.as_mut_ptr());
+        libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut())
+    };
+    crate::check(result.into())?;
+    Ok(())
+}
+
+/// Has the kernel reap every child of the calling process, adopted ones included.
+///
+/// # Errors
+/// The kernel's.
+pub fn reap_automatically() -> io::Result<()> {
+    set_disposition(libc::SIGCHLD, libc::SIG_IGN)
+}
+
+/// Waits until a signal kills the process.
+pub fn wait_for_death() -> ! {
+    loop {
+        // SAFETY: takes no argument.
+        unsafe { libc::pause() };
+    }
+}
+
+fn set_disposition(signal: libc::c_int, action: libc::sighandler_t) -> io::Result<()> {
+    // SAFETY: SIG_DFL and SIG_IGN are the only actions given, so no code of ours runs in a
+    // handler. The C library refuses the two signals that it keeps to itself, which programs
+    // start anew anyway.
+    if unsafe { libc::signal(signal, action) } == libc::SIG_ERR {
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::EINVAL) {
+            return Err(error);
+        }
+    }
+    Ok(())
+}

@@ -19,7 +19,7 @@ fn code(error: &Error) -> Code {
         Error::WrongState(_) => Code::FailedPrecondition,
         Error::Timeout { .. } | Error::ExecTimeout { .. } => Code::DeadlineExceeded,
         Error::Start { .. } | Error::Network { .. } => Code::Unknown,
-        Error::Monitor { source, .. } if source.is_timeout() => Code::DeadlineExceeded,
+        Error::Monitor { source, .. } if source.is_deadline() => Code::DeadlineExceeded,
         Error::Monitor { .. } => Code::Unknown,
         Error::Spec { .. } => Code::InvalidArgument,
         Error::Cgroup { .. } => Code::Unknown,
@@ -45,10 +45,14 @@ pub(crate) fn status(error: &Error) -> Status {
 pub(crate) fn pull_status(error: &PullError) -> Status {
     let text = chain(error);
     match error.kind() {
-        PullErrorKind::InvalidReference => Status::invalid_argument(text),
+        PullErrorKind::InvalidArgument => Status::invalid_argument(text),
         PullErrorKind::RegistryUnavailable => Status::unknown(format!("RegistryUnavailable: {text}")),
         PullErrorKind::NotFound => Status::not_found(text),
         PullErrorKind::Exhausted => Status::resource_exhausted(text),
-        PullErrorKind::Refused | PullErrorKind::Corrupt | PullErrorKind::Internal => Status::unknown(text),
+        PullErrorKind::Unauthorized
+        | PullErrorKind::Refused
+        | PullErrorKind::InvalidImage
+        | PullErrorKind::Mismatch
+        | PullErrorKind::Internal => Status::unknown(text),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use monitor_client::{LogRequest, PidMode as LaunchPid, StartRequest};
+use monitor_client::{ContainerPid, LogTarget, Rootfs, StartContainer};
 use tracing::{Instrument, info, info_span, warn};
 use types::{ContainerConfig, ContainerId, Image, PidMode, Profile, SelinuxOptions};
 
@@ -211,29 +211,33 @@ impl PodTask {
             .get(id)
             .ok_or_else(|| Error::WrongState(format!("the root file system of container {id} is gone")))?;
         let bundle = self.files.bundle(id);
-        let request = StartRequest {
+        let request = StartContainer {
             id: id.clone(),
             rootfs_target: bundle.join("rootfs"),
             bundle,
-            lower: active.lower,
-            upper: active.upper,
-            work: active.work,
+            rootfs: Rootfs::Overlay { lower: active.lower, upper: active.upper, work: active.work },
             pid: match &record.config.security.namespaces.pid {
-                PidMode::Pod => LaunchPid::Pod,
-                PidMode::Container => LaunchPid::New,
-                PidMode::Node => LaunchPid::Host,
-                PidMode::Target(target) => LaunchPid::Target(self.target(target)?),
+                PidMode::Pod => ContainerPid::Pod,
+                PidMode::Container => ContainerPid::New,
+                PidMode::Node => ContainerPid::Host,
+                PidMode::Target(target) => ContainerPid::Container(self.target(target)?),
             },
-            cgroup: group,
+            cgroup: group.placement,
+            oom_files: group.oom_files,
+            kill: group.kill,
             log: self.log_request(&record)?,
             tty: record.config.tty,
             stdin: record.config.stdin,
             stdin_once: record.config.stdin_once,
         };
-        monitor
-            .start_container(&request)
+        let started = monitor
+            .start_container(request)
             .await
-            .map_err(|e| Error::Start { id: id.to_string(), message: telemetry::chain(&e) })
+            .map_err(|e| Error::Start { id: id.to_string(), message: telemetry::chain(&e) })?;
+        for notice in started.notices {
+            warn!("{notice}");
+        }
+        Ok(started.pid)
     }
 
     fn target(&self, id: &str) -> Result<ContainerId> {
@@ -245,7 +249,7 @@ impl PodTask {
             .ok_or_else(|| Error::Invalid(format!("the target container \"{id}\" does not run in this sandbox")))
     }
 
-    fn log_request(&self, record: &ContainerRecord) -> Result<Option<LogRequest>> {
+    fn log_request(&self, record: &ContainerRecord) -> Result<Option<LogTarget>> {
         if record.log_path.is_empty() {
             return Ok(None);
         }
@@ -253,10 +257,10 @@ impl PodTask {
         let relative = PathBuf::from(&record.config.log_path);
         let parent = directory.join(relative.parent().unwrap_or(std::path::Path::new("")));
         crate::files::make_public_dir(&parent)?;
-        Ok(Some(LogRequest {
+        Ok(Some(LogTarget {
             directory,
-            file: record.config.log_path.clone(),
-            max_line_bytes: self.inner.options.max_log_line_bytes,
+            file: relative,
+            max_line: self.inner.options.max_log_line_bytes,
         }))
     }
 
@@ -344,8 +348,8 @@ impl Exit {
     }
 
     /// An end that the monitor saw.
-    pub(crate) fn from_monitor(seen: &monitor_client::ExitRecord, started_at_ns: i64) -> Self {
-        let code = if seen.signal != 0 { 128 + seen.signal } else { seen.code };
+    pub(crate) fn from_monitor(seen: &monitor_client::Exit, started_at_ns: i64) -> Self {
+        let code = seen.signal.map_or(seen.code, |signal| 128 + signal);
         // Only a first process that was killed counts: a child's death is its own matter.
         let reason = match (seen.oom_killed && code == 137, code) {
             (true, _) => "OOMKilled",

@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use monitor_client::{AdoptRequest, ContainerReport};
+use monitor_client::{ContainerPhase, ContainerState as Report, MonitorState};
 use tracing::{Instrument, info, warn};
 use types::{
     ContainerConfig, ContainerId, ContainerMetadata, ContainerSecurity, Digest, ImageId, ImageSpec, LinuxResources,
@@ -261,13 +261,13 @@ async fn recover_pod(inner: &Arc<Inner>, found: Found) -> Outcome {
     let interrupted = matches!(task.record.phase, SandboxPhase::Creating | SandboxPhase::Removing);
     let reports = if same_boot { task.adopt().await } else { None };
     if interrupted {
-        task.kill_all(reports.as_deref()).await;
+        task.kill_all().await;
         match crate::run::undo(&mut task).await {
             Ok(()) => return Outcome::Undone,
             Err(error) => warn!(error = %telemetry::chain(&error), "completing an interrupted change failed; it is listed"),
         }
     }
-    task.take_up(reports.as_deref(), same_boot).await;
+    task.take_up(reports.as_ref(), same_boot).await;
     let ready = task.record.is_ready();
     inner.names.found(&task.record.config.metadata, task.id());
     task.spawn(queue);
@@ -276,13 +276,17 @@ async fn recover_pod(inner: &Arc<Inner>, found: Found) -> Outcome {
 
 impl PodTask {
     /// Connects to the pod's monitor and asks what runs. `None` means that it is dead.
-    async fn adopt(&mut self) -> Option<Vec<ContainerReport>> {
-        let request = AdoptRequest { sandbox: self.id().clone(), state_dir: self.files.dir().to_owned() };
-        match self.inner.services.monitors.adopt(&request).await {
-            Ok((monitor, notices, reports)) => {
+    pub(crate) async fn adopt(&mut self) -> Option<MonitorState> {
+        let asked = async {
+            let (monitor, events) = self.inner.services.monitors.adopt(self.id(), self.files.dir()).await?;
+            let state = monitor.state().await?;
+            Ok::<_, monitor_client::MonitorError>((monitor, events, state))
+        };
+        match asked.await {
+            Ok((monitor, events, state)) => {
                 self.handle.set_monitor(Some(monitor));
-                self.notices = Some(notices);
-                Some(reports)
+                self.events = Some(events);
+                Some(state)
             }
             Err(error) => {
                 if self.record.phase == SandboxPhase::Ready {
@@ -294,13 +298,13 @@ impl PodTask {
     }
 
     /// Compares the records with what the monitor and its files tell, and publishes.
-    async fn take_up(&mut self, reports: Option<&[ContainerReport]>, same_boot: bool) {
-        let exits = monitor_client::read_exit_records(self.files.dir());
+    pub(crate) async fn take_up(&mut self, reports: Option<&MonitorState>, same_boot: bool) {
+        let exits = self.exit_records().await;
         let ids: Vec<ContainerId> = self.containers.keys().cloned().collect();
         for id in ids {
             let Some(record) = self.containers.get(&id).map(|s| s.record.clone()) else { continue };
-            let report = reports.and_then(|r| r.iter().find(|r| r.id == id));
-            let exit = exits.iter().find(|e| e.id == id.as_str());
+            let report = reports.and_then(|r| r.containers.iter().find(|r| r.id == id));
+            let exit = exits.iter().find(|e| e.container == id).map(|e| &e.exit);
             let state = self.state_after(&record, report, exit, same_boot);
             if state == record.state {
                 self.inner.index.publish_container(record);
@@ -327,17 +331,19 @@ impl PodTask {
     fn state_after(
         &self,
         record: &ContainerRecord,
-        report: Option<&ContainerReport>,
-        exit: Option<&monitor_client::ExitRecord>,
+        report: Option<&Report>,
+        exit: Option<&monitor_client::Exit>,
         same_boot: bool,
     ) -> ContainerState {
-        let ended = |exit: &monitor_client::ExitRecord| {
+        let ended = |exit: &monitor_client::Exit| {
             ContainerState::Exited(Exit::from_monitor(exit, record.started_at_ns))
         };
         match (&record.state, report, exit) {
             (ContainerState::Created | ContainerState::Exited(_) | ContainerState::Unknown, _, _) => record.state.clone(),
-            (_, Some(report), _) if report.exit.is_none() => ContainerState::Running { pid: report.pid },
-            (_, Some(ContainerReport { exit: Some(exit), .. }), _) | (_, _, Some(exit)) => ended(exit),
+            (_, Some(Report { phase: ContainerPhase::Starting | ContainerPhase::Running, pid, .. }), _) => {
+                ContainerState::Running { pid: *pid }
+            }
+            (_, Some(Report { phase: ContainerPhase::Exited(exit), .. }), _) | (_, _, Some(exit)) => ended(exit),
             _ if !same_boot => ContainerState::Exited(self.unknown_exit("the machine was restarted")),
             (ContainerState::Starting, _, _) => {
                 ContainerState::Exited(self.unknown_exit("the daemon was interrupted while it started the container"))
@@ -355,13 +361,12 @@ impl PodTask {
     }
 
     /// Kills all of a pod that is to be undone.
-    async fn kill_all(&mut self, reports: Option<&[ContainerReport]>) {
+    async fn kill_all(&mut self) {
         let records: Vec<_> = self.containers.values().map(|s| s.record.clone()).collect();
         for record in records {
             if let Err(error) = self.inner.kill_cgroup(record.cgroup.clone()).await {
                 warn!(container = %record.id, error = %telemetry::chain(&error), "killing failed");
             }
         }
-        let _ = reports;
     }
 }

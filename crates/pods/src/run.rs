@@ -5,9 +5,9 @@
 //! done. It is the sandbox's ordinary stop and removal, each step of which takes
 //! "it is not there" for done.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
-use monitor_client::{SandboxRequest, SpawnRequest};
+use monitor_client::{CgroupPlacement, MakeSandbox, ReaperRequest};
 use network::{AttachRequest, DetachRequest};
 use state::Durability;
 use tracing::{Instrument, info, warn};
@@ -153,13 +153,13 @@ async fn spawn_monitor(task: &mut PodTask) -> Result<()> {
     let inner = task.inner.clone();
     let path = format!("{}/{MONITORS_CGROUP}", inner.options.cgroup_parent);
     let procs = inner.ensure_cgroup(path).await?;
-    let request = SpawnRequest { sandbox: task.id().clone(), state_dir: task.files.dir().to_owned(), cgroup_procs: procs };
-    let (monitor, notices) = inner.services.monitors.spawn(&request).await.map_err(|source| Error::Monitor {
+    let spawned = inner.services.monitors.spawn(task.id(), task.files.dir(), &procs).await;
+    let (monitor, events) = spawned.map_err(|source| Error::Monitor {
         what: format!("start the monitor of sandbox {}", task.id()),
         source,
     })?;
     task.handle.set_monitor(Some(monitor));
-    task.notices = Some(notices);
+    task.events = Some(events);
     Ok(())
 }
 
@@ -167,26 +167,29 @@ async fn make_namespaces(task: &mut PodTask) -> Result<()> {
     let namespaces = &task.record.config.security.namespaces;
     let own_ipc = namespaces.ipc == NamespaceMode::Pod;
     let own_net = task.record.netns.is_some();
-    let reaper_procs = if namespaces.pid == PidMode::Pod {
+    let reaper = if namespaces.pid == PidMode::Pod {
         let path = format!("{}/{}", task.record.cgroup_parent, task.id());
-        Some(task.inner.ensure_cgroup(path).await?)
+        let cgroup = CgroupPlacement { procs_files: task.inner.ensure_cgroup(path).await?, v2_dir: None };
+        Some(ReaperRequest { cgroup })
     } else {
         None
     };
-    let request = SandboxRequest {
+    let request = MakeSandbox {
+        sandbox: task.id().clone(),
         net: task.record.netns.clone(),
         ipc: own_ipc.then(|| task.files.ipc_ns()),
         // The node's UTS namespace goes with the node's network.
         uts: own_net.then(|| task.files.uts_ns()),
         hostname: hostname(&task.record.config),
-        sysctls: task.record.config.sysctls.clone().into_iter().collect::<BTreeMap<_, _>>(),
-        reaper_procs,
+        sysctls: task.record.config.sysctls.clone(),
+        reaper,
     };
     let monitor = task.handle.monitor().ok_or(Error::Stopping)?;
-    monitor.make_sandbox(&request).await.map_err(|source| Error::Monitor {
+    monitor.make_sandbox(request).await.map_err(|source| Error::Monitor {
         what: format!("make the namespaces of sandbox {}", task.id()),
         source,
-    })
+    })?;
+    Ok(())
 }
 
 async fn attach(task: &PodTask) -> Result<Option<network::Attachment>> {
@@ -288,10 +291,12 @@ impl PodTask {
     async fn shut_monitor_down(&mut self) {
         let Some(monitor) = self.handle.monitor() else { return };
         self.handle.set_monitor(None);
-        self.notices = None;
+        self.events = None;
         if let Err(error) = monitor.shutdown().await {
             warn!(error = %telemetry::chain(&error), "the monitor did not stop when told; it is killed");
-            monitor.kill();
+            if let Err(error) = monitor.kill() {
+                warn!(error = %telemetry::chain(&error), "the monitor was not killed");
+            }
         }
     }
 

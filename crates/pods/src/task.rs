@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use monitor_client::{Monitor, Notice};
+use monitor_client::{Event, Events, ExitRecord, Monitor, Notice};
 use parking_lot::RwLock;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -97,7 +97,7 @@ pub(crate) struct PodTask {
     pub(crate) files: PodFiles,
     pub(crate) handle: PodHandle,
     pub(crate) containers: BTreeMap<ContainerId, Slot>,
-    pub(crate) notices: Option<mpsc::Receiver<Notice>>,
+    pub(crate) events: Option<Events>,
     stop_waiters: Vec<Reply<()>>,
     remove_waiters: Vec<Reply<()>>,
     /// How often taking the network back has failed.
@@ -107,7 +107,7 @@ pub(crate) struct PodTask {
 /// What wakes the task.
 enum Wake {
     Command(Option<Command>),
-    Notice(Option<Notice>),
+    Event(Option<Event>),
     Timer,
 }
 
@@ -120,7 +120,7 @@ impl PodTask {
             files,
             handle,
             containers: BTreeMap::new(),
-            notices: None,
+            events: None,
             stop_waiters: Vec::new(),
             remove_waiters: Vec::new(),
             detach_failures: 0,
@@ -143,14 +143,15 @@ impl PodTask {
             let timer = self.next_timer();
             let wake = tokio::select! {
                 command = queue.recv() => Wake::Command(command),
-                notice = next_notice(&mut self.notices) => Wake::Notice(notice),
+                event = next_event(&mut self.events) => Wake::Event(event),
                 () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => Wake::Timer,
             };
             let gone = match wake {
                 Wake::Command(Some(command)) => self.command(command).await,
                 Wake::Command(None) => true,
-                Wake::Notice(Some(notice)) => self.notice(notice).await,
-                Wake::Notice(None) => self.monitor_died().await,
+                Wake::Event(Some(Event::Notice(notice))) => self.notice(notice).await,
+                Wake::Event(Some(Event::Lost { dead: true })) => self.monitor_died().await,
+                Wake::Event(Some(Event::Lost { dead: false }) | None) => self.reconnect().await,
                 Wake::Timer => self.timer().await,
             };
             if gone {
@@ -188,17 +189,16 @@ impl PodTask {
 
     async fn notice(&mut self, notice: Notice) -> bool {
         match notice {
-            Notice::ContainerExited(exit) => {
-                let Ok(id) = exit.id.parse::<ContainerId>() else { return false };
+            Notice::ContainerExited { container: id, exit } => {
                 self.exited(&id, self.exit_of(&id, &exit)).await;
                 self.acknowledge(&id).await;
             }
-            Notice::ReaperExited => {
+            Notice::ExecExited { .. } => {} // those of ExecSync are taken by its caller
+            Notice::ReaperExited { .. } => {
                 warn!("the first process of the pod's PID namespace died");
                 self.no_longer_ready().await;
             }
-            Notice::LogTrouble { id, message } => warn!(container = %id, "log: {message}"),
-            Notice::Died => return self.monitor_died().await,
+            Notice::LogTrouble { container, message } => warn!(%container, "log: {message}"),
         }
         self.settle().await
     }
@@ -275,7 +275,7 @@ impl PodTask {
             self.timer().await;
         } else if first && let Some(monitor) = self.handle.monitor() {
             info!(container = %id, signal, "stopping");
-            if let Err(error) = monitor.signal(id, signal).await {
+            if let Err(error) = monitor.signal(id, signal, false).await {
                 warn!(container = %id, error = %telemetry::chain(&error), "the stop signal was not sent");
             }
         }
@@ -304,7 +304,7 @@ impl PodTask {
             warn!(container = %id, error = %telemetry::chain(&error), "killing failed; it is tried again");
         }
         if let Some(monitor) = self.handle.monitor()
-            && let Err(error) = monitor.signal(id, 9).await
+            && let Err(error) = monitor.signal(id, 9, true).await
         {
             warn!(container = %id, error = %telemetry::chain(&error), "the monitor did not kill");
         }
@@ -338,24 +338,57 @@ impl PodTask {
     /// The monitor is dead: its containers' pipes died with it. They are killed, and
     /// what it wrote of their exits is all that is known.
     async fn monitor_died(&mut self) -> bool {
-        self.notices = None;
+        self.events = None;
         self.handle.set_monitor(None);
         if self.record.phase == SandboxPhase::Ready {
             warn!("the monitor died: its containers are killed");
         }
         self.no_longer_ready().await;
-        let exits = monitor_client::read_exit_records(self.files.dir());
+        let exits = self.exit_records().await;
         let live: Vec<ContainerId> =
             self.containers.iter().filter(|(_, s)| s.record.may_run()).map(|(id, _)| id.clone()).collect();
         for id in live {
             self.kill(&id).await;
-            let exit = match exits.iter().find(|e| e.id == id.as_str()) {
-                Some(known) => self.exit_of(&id, known),
+            let exit = match exits.iter().find(|e| e.container == id) {
+                Some(known) => self.exit_of(&id, &known.exit),
                 None => self.unknown_exit("its monitor died"),
             };
             self.exited(&id, exit).await;
         }
         self.settle().await
+    }
+
+    /// What the monitor wrote of exits.
+    pub(crate) async fn exit_records(&self) -> Vec<ExitRecord> {
+        let dir = self.files.dir().to_owned();
+        let read = tokio::task::spawn_blocking(move || monitor_client::read_exit_records(&dir)).await;
+        match read {
+            Ok(Ok(found)) => {
+                for bad in found.unreadable {
+                    warn!(container = %bad.container, "its exit record cannot be used: {}", bad.reason);
+                }
+                found.records
+            }
+            Ok(Err(error)) => {
+                warn!(%error, "the exit records cannot be read");
+                Vec::new()
+            }
+            Err(_) => Vec::new(),
+        }
+    }
+
+    /// The connection to a living monitor broke: it is made anew, and what happened in
+    /// between is asked for.
+    async fn reconnect(&mut self) -> bool {
+        self.events = None;
+        self.handle.set_monitor(None);
+        match self.adopt().await {
+            Some(state) => {
+                self.take_up(Some(&state), true).await;
+                self.settle().await
+            }
+            None => self.monitor_died().await,
+        }
     }
 
     /// Marks the sandbox as not ready: it runs nothing new from now on.
@@ -415,7 +448,7 @@ impl PodTask {
         removed.is_ok()
     }
 
-    fn exit_of(&self, id: &ContainerId, exit: &monitor_client::ExitRecord) -> Exit {
+    fn exit_of(&self, id: &ContainerId, exit: &monitor_client::Exit) -> Exit {
         let started = self.containers.get(id).map_or(0, |s| s.record.started_at_ns);
         Exit::from_monitor(exit, started)
     }
@@ -431,9 +464,9 @@ pub(crate) fn pod_span(record: &SandboxRecord) -> tracing::Span {
     info_span!("pod", sandbox = %record.id, pod = %format_args!("{}/{}", metadata.namespace, metadata.name))
 }
 
-async fn next_notice(notices: &mut Option<mpsc::Receiver<Notice>>) -> Option<Notice> {
-    match notices {
-        Some(notices) => notices.recv().await,
+async fn next_event(events: &mut Option<Events>) -> Option<Event> {
+    match events {
+        Some(events) => events.recv().await,
         None => std::future::pending().await,
     }
 }

@@ -11,7 +11,7 @@ use cgroups::Cgroups;
 use config::Config;
 use cri_server::{Gate, Info, Server};
 use images::{Images, ImagesOptions};
-use monitor_client::Monitors;
+use monitor_client::{MonitorProgram, Monitors};
 use network::{BuiltinOptions, Network, NetworkOptions};
 use pods::{Options, Pods, Services};
 use snapshots::Snapshots;
@@ -39,8 +39,7 @@ impl Daemon {
         let network = Network::new(network_options(settings)?).context("failed to set up the pod network")?;
         let cgroups = Arc::new(Cgroups::detect().context("failed to find the control groups")?);
         let program = monitor_program(&settings.monitor.program)?;
-        let monitors = Monitors::new(&program)
-            .with_context(|| format!("failed to read the monitor's program {}", program.display()))?;
+        let monitors = Monitors::new(MonitorProgram::load(&program)?);
         info!(cgroups = ?cgroups.mode(), monitor = %program.display(), "opened");
         let services = Services {
             images: images.clone(),

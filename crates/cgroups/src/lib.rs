@@ -3,17 +3,30 @@
 //! and v2, by the cgroupfs driver.
 #![forbid(unsafe_code)]
 
+mod devices;
 mod error;
+mod files;
+mod layout;
+mod life;
 mod path;
 mod resources;
+mod stats;
+mod v1;
+mod v2;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
+
+use layout::Layout;
 
 pub use error::CgroupError;
 pub use path::{CgroupPath, Driver, validate_parent};
 pub use resources::{DeviceAccess, DeviceKind, DeviceRule, HugepageLimit, Resources};
+pub use stats::{MemoryStats, Stats};
 
 /// Which hierarchies the machine has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,7 +42,7 @@ pub enum Mode {
 /// The machine's cgroup hierarchies.
 #[derive(Debug, Clone)]
 pub struct Cgroups {
-    mode: Mode,
+    layout: Arc<Layout>,
 }
 
 /// A limit that the machine cannot enforce, because a controller or file is absent.
@@ -50,11 +63,12 @@ pub struct Created {
     pub skipped: Vec<SkippedLimit>,
 }
 
-/// A cgroup: its directories in all hierarchies. It can be written to disk and read
-/// back, and then works as before.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A cgroup: its directories in all hierarchies, whether they are there or not. After a
+/// restart it is opened again by its path.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cgroup {
     path: CgroupPath,
+    layout: Arc<Layout>,
 }
 
 /// Files that tell of out-of-memory kills.
@@ -74,50 +88,18 @@ pub enum OomFiles {
     },
 }
 
-/// A cgroup's figures. What the machine does not count is `None`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// CPU time used, in nanoseconds.
-    pub cpu_usage_ns: Option<u64>,
-    /// Memory.
-    pub memory: Option<MemoryStats>,
-    /// Processes and threads.
-    pub pids: Option<u64>,
-    /// The limit of processes and threads, if there is one.
-    pub pids_limit: Option<u64>,
-}
-
-/// A cgroup's memory, in bytes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct MemoryStats {
-    /// All that is charged, caches included.
-    pub usage: u64,
-    /// Usage without the inactive part of the file cache: what the kubelet evicts by.
-    pub working_set: u64,
-    /// Anonymous memory.
-    pub rss: u64,
-    /// Minor page faults.
-    pub page_faults: u64,
-    /// Major page faults.
-    pub major_page_faults: u64,
-    /// The limit, if there is one.
-    pub limit: Option<u64>,
-    /// Swap used, where it is counted.
-    pub swap_usage: Option<u64>,
-}
-
 impl Cgroups {
     /// Finds the machine's hierarchies.
     ///
     /// # Errors
     /// Fails where none is mounted.
     pub fn detect() -> Result<Self, CgroupError> {
-        todo!()
+        Ok(Self { layout: Arc::new(Layout::detect()?) })
     }
 
     /// Returns which hierarchies there are.
     pub fn mode(&self) -> Mode {
-        self.mode
+        self.layout.mode()
     }
 
     /// Makes the cgroup `path` in every hierarchy, with the missing parents, and
@@ -126,13 +108,34 @@ impl Cgroups {
     /// # Errors
     /// Fails where a directory cannot be made or a limit is refused.
     pub fn create(&self, path: &CgroupPath, resources: &Resources) -> Result<Created, CgroupError> {
-        let _ = (path, resources);
-        todo!()
+        let mut made = Vec::new();
+        let mut skipped = Vec::new();
+        let cgroup = self.open(path);
+        let result =
+            self.make(path, &mut made).and_then(|()| cgroup.apply(resources, &mut skipped));
+        match result {
+            Ok(()) => Ok(Created { cgroup, skipped }),
+            Err(error) => {
+                for dir in made.iter().rev() {
+                    // One that is in use meanwhile is somebody else's too.
+                    let _ = std::fs::remove_dir(dir);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn make(&self, path: &CgroupPath, made: &mut Vec<PathBuf>) -> Result<(), CgroupError> {
+        v1::create(&self.layout, path, made)?;
+        match &self.layout.unified {
+            Some(root) => v2::create(root, path.relative(), self.mode() == Mode::Unified, made),
+            None => Ok(()),
+        }
     }
 
     /// Describes the cgroup `path`, whether it is there or not.
     pub fn open(&self, path: &CgroupPath) -> Cgroup {
-        Cgroup { path: path.clone() }
+        Cgroup { path: path.clone(), layout: self.layout.clone() }
     }
 }
 
@@ -145,22 +148,42 @@ impl Cgroup {
     /// Returns the `cgroup.procs` of every hierarchy, the unified tree's last. A
     /// process that is written to all of them is in the cgroup.
     pub fn procs_files(&self) -> Vec<PathBuf> {
-        todo!()
+        self.layout.dirs(&self.path).into_iter().map(|dir| dir.join("cgroup.procs")).collect()
     }
 
-    /// Returns the directory in the unified tree, for `CLONE_INTO_CGROUP`.
-    pub fn v2_dir(&self) -> Option<&Path> {
-        todo!()
+    /// Returns the `cgroup.procs` of the v1 hierarchies alone.
+    pub fn v1_procs_files(&self) -> Vec<PathBuf> {
+        self.layout
+            .v1
+            .iter()
+            .map(|h| h.mount.join(self.path.relative()).join("cgroup.procs"))
+            .collect()
+    }
+
+    /// Returns the directory in the unified tree, for `CLONE_INTO_CGROUP` and for
+    /// cgroups below that need no limits of their own.
+    pub fn v2_dir(&self) -> Option<PathBuf> {
+        self.layout.v2_dir(&self.path)
     }
 
     /// Returns the files that tell of out-of-memory kills.
     pub fn oom_files(&self) -> Option<OomFiles> {
-        todo!()
+        if self.layout.mode() == Mode::Unified {
+            return self.v2_dir().map(|dir| OomFiles::V2 { events: dir.join("memory.events") });
+        }
+        let dir = self.layout.v1_dir("memory", &self.path)?;
+        Some(OomFiles::V1 {
+            oom_control: dir.join("memory.oom_control"),
+            event_control: dir.join("cgroup.event_control"),
+        })
     }
 
-    /// Returns `cgroup.kill`, where the kernel has it.
+    /// Returns `cgroup.kill`, where the kernel has it (since 5.14).
     pub fn kill_file(&self) -> Option<PathBuf> {
-        todo!()
+        let root = self.layout.unified.as_deref()?;
+        let file = self.v2_dir()?.join("cgroup.kill");
+        // The root has no such file: one that exists below tells whether the kernel has it.
+        (file.exists() || (!self.exists() && kernel_has_kill(root))).then_some(file)
     }
 
     /// Applies `resources` to the running cgroup; what is `None` stays. Returns what
@@ -169,82 +192,35 @@ impl Cgroup {
     /// # Errors
     /// Fails where a limit is refused.
     pub fn update(&self, resources: &Resources) -> Result<Vec<SkippedLimit>, CgroupError> {
-        let _ = resources;
-        todo!()
+        let mut skipped = Vec::new();
+        self.apply(resources, &mut skipped)?;
+        Ok(skipped)
     }
 
-    /// Stops all processes where they are.
-    ///
-    /// # Errors
-    /// Fails where the kernel refuses, or does not finish within a second.
-    pub fn freeze(&self) -> Result<(), CgroupError> {
-        todo!()
+    fn apply(
+        &self,
+        resources: &Resources,
+        skipped: &mut Vec<SkippedLimit>,
+    ) -> Result<(), CgroupError> {
+        match (self.layout.mode(), self.v2_dir()) {
+            (Mode::Unified, Some(dir)) => v2::apply(&dir, resources, skipped),
+            _ => v1::apply(&self.layout, &self.path, resources, skipped),
+        }
     }
+}
 
-    /// Lets all processes go on.
-    ///
-    /// # Errors
-    /// Fails where the kernel refuses.
-    pub fn thaw(&self) -> Result<(), CgroupError> {
-        todo!()
-    }
+fn kernel_has_kill(unified: &Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(unified) else { return false };
+    entries.flatten().any(|e| e.path().join("cgroup.kill").exists())
+}
 
-    /// Sends SIGKILL to every process in the cgroup and below it, also frozen ones.
-    /// No cgroup is fine. The processes may need a moment to be gone.
-    ///
-    /// # Errors
-    /// Fails where the kernel refuses.
-    pub fn kill(&self) -> Result<(), CgroupError> {
-        todo!()
-    }
-
-    /// Returns the processes in the cgroup and below it.
-    ///
-    /// # Errors
-    /// Fails where they cannot be read.
-    pub fn pids(&self) -> Result<Vec<i32>, CgroupError> {
-        todo!()
-    }
-
-    /// Tells whether no process is in the cgroup or below it (or it is gone).
-    ///
-    /// # Errors
-    /// Fails where that cannot be read.
-    pub fn is_empty(&self) -> Result<bool, CgroupError> {
-        todo!()
-    }
-
-    /// Removes the cgroup and all below it; none is fine. Waits up to
-    /// a bounded time for dying processes.
-    ///
-    /// # Errors
-    /// Fails where processes remain.
-    pub fn remove(&self) -> Result<(), CgroupError> {
-        todo!()
-    }
-
-    /// Removes those parents that [`Cgroups::create`] made and that are empty now.
-    ///
-    /// # Errors
-    /// Fails where the kernel refuses for another reason than use.
-    pub fn remove_empty_parents(&self) -> Result<(), CgroupError> {
-        todo!()
-    }
-
-    /// Returns how many processes in the cgroup the kernel has killed for want of
-    /// memory, or `None` where that is not counted.
-    ///
-    /// # Errors
-    /// Fails where it cannot be read.
-    pub fn oom_kill_count(&self) -> Result<Option<u64>, CgroupError> {
-        todo!()
-    }
-
-    /// Reads the figures. Of a cgroup that is gone, all are `None`.
-    ///
-    /// # Errors
-    /// Fails where they cannot be read.
-    pub fn stats(&self) -> Result<Stats, CgroupError> {
-        todo!()
-    }
+/// Puts a device program on a directory of the unified tree. The daemon does so only
+/// where that tree is alone; a test may also where it is not.
+///
+/// # Errors
+/// Fails where the kernel refuses.
+#[doc(hidden)]
+pub fn testing_replace_device_program(dir: &Path, rules: &[DeviceRule]) -> std::io::Result<()> {
+    use std::os::fd::AsFd;
+    devices::replace(std::fs::File::open(dir)?.as_fd(), rules)
 }

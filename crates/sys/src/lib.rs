@@ -5,6 +5,7 @@
 //! threads.
 #![warn(clippy::undocumented_unsafe_blocks)]
 
+pub mod bpf;
 pub mod clone;
 pub mod exec;
 pub mod fds;

@@ -1,0 +1,177 @@
+//! Limits by the files of cgroup v1 (kernel: admin-guide/cgroup-v1).
+
+use std::{fs, path::Path};
+
+use crate::{
+    CgroupError, CgroupPath, DeviceKind, DeviceRule, Resources, SkippedLimit,
+    files::{failed, make, read_number, set},
+    layout::Layout,
+};
+
+/// Makes the directories of `path` in every v1 hierarchy.
+pub(crate) fn create(
+    layout: &Layout,
+    path: &CgroupPath,
+    made: &mut Vec<std::path::PathBuf>,
+) -> Result<(), CgroupError> {
+    for hierarchy in &layout.v1 {
+        let is_cpuset = hierarchy.controllers.iter().any(|c| c == "cpuset");
+        let mut dir = hierarchy.mount.clone();
+        for part in path.relative().split('/') {
+            let parent = dir.clone();
+            dir.push(part);
+            if make(&dir)? {
+                made.push(dir.clone());
+            }
+            if is_cpuset {
+                inherit_cpuset(&parent, &dir)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A new cpuset is empty and takes no process: it gets what its parent has.
+fn inherit_cpuset(parent: &Path, dir: &Path) -> Result<(), CgroupError> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let own = fs::read_to_string(dir.join(file)).map_err(failed("read", &dir.join(file)))?;
+        if own.trim().is_empty() {
+            let from = parent.join(file);
+            let value = fs::read_to_string(&from).map_err(failed("read", &from))?;
+            set(&dir.join(file), value.trim())?;
+        }
+    }
+    Ok(())
+}
+
+/// Applies limits to a cgroup that exists.
+pub(crate) fn apply(
+    layout: &Layout,
+    path: &CgroupPath,
+    resources: &Resources,
+    skipped: &mut Vec<SkippedLimit>,
+) -> Result<(), CgroupError> {
+    let limits = Limits { layout, path };
+    limits.memory(resources, skipped)?;
+    limits.one("cpu", "cpu.shares", resources.cpu_shares.map(|v| v.to_string()), skipped)?;
+    limits.one(
+        "cpu",
+        "cpu.cfs_period_us",
+        resources.cpu_period_us.map(|v| v.to_string()),
+        skipped,
+    )?;
+    limits.one(
+        "cpu",
+        "cpu.cfs_quota_us",
+        resources.cpu_quota_us.map(|v| v.to_string()),
+        skipped,
+    )?;
+    limits.one("cpuset", "cpuset.cpus", resources.cpuset_cpus.clone(), skipped)?;
+    limits.one("cpuset", "cpuset.mems", resources.cpuset_mems.clone(), skipped)?;
+    let pids = resources.pids_limit.map(|v| if v < 0 { "max".to_owned() } else { v.to_string() });
+    limits.one("pids", "pids.max", pids, skipped)?;
+    for page in &resources.hugepages {
+        let file = format!("hugetlb.{}.limit_in_bytes", page.page_size);
+        limits.one("hugetlb", &file, Some(page.limit_bytes.to_string()), skipped)?;
+    }
+    if let Some(rules) = &resources.devices {
+        limits.devices(rules, skipped)?;
+    }
+    for key in resources.unified.keys() {
+        skipped.push(SkippedLimit {
+            limit: key.clone(),
+            reason: "the machine has cgroup v1".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+struct Limits<'a> {
+    layout: &'a Layout,
+    path: &'a CgroupPath,
+}
+
+impl Limits<'_> {
+    fn one(
+        &self,
+        controller: &str,
+        file: &str,
+        value: Option<String>,
+        skipped: &mut Vec<SkippedLimit>,
+    ) -> Result<(), CgroupError> {
+        let Some(value) = value else { return Ok(()) };
+        let file = self.layout.v1_dir(controller, self.path).map(|dir| dir.join(file));
+        match file {
+            Some(file) if file.exists() => set(&file, &value),
+            other => {
+                let reason = match other {
+                    Some(file) => format!("the kernel has no {}", file.display()),
+                    None => format!("the machine has no {controller} controller"),
+                };
+                skipped.push(SkippedLimit { limit: format!("{controller} limit {value}"), reason });
+                Ok(())
+            }
+        }
+    }
+
+    /// The limit of memory and swap together must never be below that of memory: when
+    /// it grows it is written first.
+    fn memory(
+        &self,
+        resources: &Resources,
+        skipped: &mut Vec<SkippedLimit>,
+    ) -> Result<(), CgroupError> {
+        let limit = ("memory.limit_in_bytes", resources.memory_limit.map(|v| v.to_string()));
+        let both =
+            ("memory.memsw.limit_in_bytes", resources.memory_swap_limit.map(|v| v.to_string()));
+        let grows = match (self.layout.v1_dir("memory", self.path), resources.memory_limit) {
+            (Some(dir), Some(new)) if both.1.is_some() => {
+                let now = read_number(&dir.join(both.0))?.unwrap_or(0);
+                u64::try_from(new).map_or(true, |new| new > now)
+            }
+            _ => false,
+        };
+        let order = if grows { [both, limit] } else { [limit, both] };
+        for (file, value) in order {
+            self.one("memory", file, value, skipped)?;
+        }
+        let soft = resources.memory_reservation.map(|v| v.to_string());
+        self.one("memory", "memory.soft_limit_in_bytes", soft, skipped)
+    }
+
+    fn devices(
+        &self,
+        rules: &[DeviceRule],
+        skipped: &mut Vec<SkippedLimit>,
+    ) -> Result<(), CgroupError> {
+        let Some(dir) = self.layout.v1_dir("devices", self.path) else {
+            let reason = "the machine has no devices controller".to_owned();
+            skipped.push(SkippedLimit { limit: "device rules".to_owned(), reason });
+            return Ok(());
+        };
+        set(&dir.join("devices.deny"), "a")?;
+        for rule in rules {
+            let file = if rule.allow { "devices.allow" } else { "devices.deny" };
+            set(&dir.join(file), &rule_text(rule))?;
+        }
+        Ok(())
+    }
+}
+
+fn rule_text(rule: &DeviceRule) -> String {
+    let kind = match rule.kind {
+        DeviceKind::All => return "a".to_owned(),
+        DeviceKind::Char => 'c',
+        DeviceKind::Block => 'b',
+    };
+    let number = |n: Option<u32>| n.map_or_else(|| "*".to_owned(), |n| n.to_string());
+    let mut access = String::new();
+    for (set, letter) in
+        [(rule.access.read, 'r'), (rule.access.write, 'w'), (rule.access.mknod, 'm')]
+    {
+        if set {
+            access.push(letter);
+        }
+    }
+    format!("{kind} {}:{} {access}", number(rule.major), number(rule.minor))
+}

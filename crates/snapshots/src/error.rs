@@ -18,6 +18,9 @@ pub enum SnapshotError {
         #[source]
         source: io::Error,
     },
+    /// A record of the store could not be read, written or removed.
+    #[error(transparent)]
+    Record(state::StoreError),
     /// A layer could not be written, synced or sealed.
     #[error("failed to {action} layer {layer}")]
     Layer {
@@ -91,6 +94,9 @@ impl SnapshotError {
             | Self::Active { source, .. }
             | Self::View { source, .. } => {
                 matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            Self::Record(state::StoreError::Write { source, .. }) => {
+                source.kind() == io::ErrorKind::StorageFull
             }
             _ => false,
         }

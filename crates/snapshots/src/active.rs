@@ -1,0 +1,136 @@
+//! Containers' own files, on top of layers.
+
+use std::{
+    fs, io,
+    os::{
+        fd::AsFd,
+        unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use state::Durability;
+use types::{ContainerId, DiffId};
+
+use crate::{Active, SnapshotError, Snapshots, Usage, store::open_dir};
+
+/// The most lower directories of one mount (the kernel's `OVL_MAX_STACK`).
+const MAX_LAYERS: usize = 500;
+
+impl Snapshots {
+    /// Makes a container's writable snapshot on `layers`, lowest first. Where it is
+    /// there already, on the same layers, it is returned.
+    ///
+    /// # Errors
+    /// Fails where a layer is missing, or where the container has one on others.
+    pub fn prepare(&self, id: &ContainerId, layers: &[DiffId]) -> Result<Active, SnapshotError> {
+        {
+            // In the index before anything is written: from here on the layers are in use.
+            let mut known = self.inner.known();
+            match known.actives.get(id) {
+                Some(Some(other)) if other == layers => return Ok(self.describe(id, layers)),
+                Some(_) => return Err(SnapshotError::Exists(id.clone())),
+                None => {}
+            }
+            check(layers, |layer| known.layers.contains_key(layer))?;
+            known.actives.insert(id.clone(), Some(layers.to_vec()));
+        }
+        let made = self
+            .inner
+            .actives
+            .put(id.as_str(), &layers, Durability::Process)
+            .map_err(SnapshotError::Record)
+            .and_then(|()| self.make_active(id, layers));
+        if let Err(error) = made {
+            if let Err(undo) = self.remove(id) {
+                tracing::warn!(container = %id, error = %undo, "what was made of its snapshot remains");
+            }
+            return Err(error);
+        }
+        Ok(self.describe(id, layers))
+    }
+
+    fn make_active(&self, id: &ContainerId, layers: &[DiffId]) -> Result<(), SnapshotError> {
+        let failed =
+            |source| SnapshotError::Active { action: "create", container: id.clone(), source };
+        let active = self.describe(id, layers);
+        let dir = self.inner.active_dir(id);
+        for (path, mode) in [(&dir, 0o700), (&active.upper, 0o755), (&active.work, 0o700)] {
+            fs::DirBuilder::new().mode(mode).create(path).map_err(failed)?;
+        }
+        match active.lower.first() {
+            Some(top) => inherit(top, &active.upper).map_err(failed),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns a container's writable snapshot.
+    pub fn get(&self, id: &ContainerId) -> Option<Active> {
+        let layers = self.inner.known().actives.get(id).cloned().flatten()?;
+        Some(self.describe(id, &layers))
+    }
+
+    fn describe(&self, id: &ContainerId, layers: &[DiffId]) -> Active {
+        let dir = self.inner.active_dir(id);
+        Active { lower: self.lower(layers), upper: dir.join("fs"), work: dir.join("work") }
+    }
+
+    /// The lower directories of a mount, topmost first.
+    pub(crate) fn lower(&self, layers: &[DiffId]) -> Vec<PathBuf> {
+        if layers.is_empty() {
+            return vec![self.inner.root.join("empty")];
+        }
+        layers.iter().rev().map(|layer| self.inner.layer_dir(layer)).collect()
+    }
+
+    /// Returns all containers that have a writable snapshot, the damaged ones too.
+    pub fn actives(&self) -> Vec<ContainerId> {
+        self.inner.known().actives.keys().cloned().collect()
+    }
+
+    /// Removes a container's writable snapshot; none is fine.
+    ///
+    /// # Errors
+    /// Fails where files cannot be removed.
+    pub fn remove(&self, id: &ContainerId) -> Result<(), SnapshotError> {
+        self.inner.discard("active", id.as_str())?;
+        self.inner.actives.remove(id.as_str()).map_err(SnapshotError::Record)?;
+        self.inner.known().actives.remove(id);
+        Ok(())
+    }
+
+    /// Adds up what a container has written.
+    ///
+    /// # Errors
+    /// Fails where it has none, or its directory cannot be read.
+    pub fn usage(&self, id: &ContainerId) -> Result<Usage, SnapshotError> {
+        if !self.inner.known().actives.contains_key(id) {
+            return Err(SnapshotError::MissingActive(id.clone()));
+        }
+        let failed =
+            |source| SnapshotError::Active { action: "walk", container: id.clone(), source };
+        let upper = open_dir(&self.inner.active_dir(id).join("fs")).map_err(failed)?;
+        let used = layers::disk_usage(upper.as_fd()).map_err(failed)?;
+        Ok(Usage { bytes: used.bytes, inodes: used.inodes })
+    }
+}
+
+pub(crate) fn check(
+    layers: &[DiffId],
+    is_there: impl Fn(&DiffId) -> bool,
+) -> Result<(), SnapshotError> {
+    if layers.len() > MAX_LAYERS {
+        return Err(SnapshotError::TooManyLayers { count: layers.len(), max: MAX_LAYERS });
+    }
+    match layers.iter().find(|layer| !is_there(layer)) {
+        Some(missing) => Err(SnapshotError::MissingLayer(*missing)),
+        None => Ok(()),
+    }
+}
+
+/// The upper directory is the container's `/`: it has the mode and owner of the image's.
+fn inherit(from: &Path, to: &Path) -> io::Result<()> {
+    let meta = fs::metadata(from)?;
+    std::os::unix::fs::chown(to, Some(meta.uid()), Some(meta.gid()))?;
+    fs::set_permissions(to, fs::Permissions::from_mode(meta.mode() & 0o7777))
+}

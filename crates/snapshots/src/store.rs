@@ -1,0 +1,211 @@
+//! The store's directories, and what is known of them in memory.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ffi::CString,
+    fs,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::DirBuilderExt,
+    },
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use rustix::fs::{Mode, OFlags};
+use state::Store;
+use types::{ContainerId, DiffId, Digest};
+
+use crate::{Filesystem, SnapshotError, Usage};
+
+/// The version of the records on disk.
+const RECORD_VERSION: u32 = 1;
+
+/// The store. Cheap to clone; every call blocks, so it belongs on a blocking thread.
+#[derive(Debug, Clone)]
+pub struct Snapshots {
+    pub(crate) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) root: PathBuf,
+    pub(crate) seals: Store,
+    pub(crate) actives: Store,
+    known: Mutex<Known>,
+    next: AtomicU64,
+}
+
+/// What is known without asking the disk.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    pub(crate) layers: BTreeMap<DiffId, Usage>,
+    /// `None` where the record could not be read: only to be removed.
+    pub(crate) actives: BTreeMap<ContainerId, Option<Vec<DiffId>>>,
+    pub(crate) pins: HashMap<DiffId, usize>,
+}
+
+impl Snapshots {
+    /// Opens the store below `root`, makes it where it is missing (mode 0700), and
+    /// removes what an earlier process left half done.
+    ///
+    /// # Errors
+    /// Fails where the directories cannot be made or read.
+    pub fn open(root: &Path) -> Result<Self, SnapshotError> {
+        for dir in ["layers", "active", "new", "trash", "empty"] {
+            let path = root.join(dir);
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&path)
+                .map_err(|source| SnapshotError::Store { action: "create", path, source })?;
+        }
+        let records = |dir: &str, kind: &str| {
+            Store::open(&root.join(dir), kind, RECORD_VERSION).map_err(SnapshotError::Record)
+        };
+        let inner = Inner {
+            root: root.to_owned(),
+            seals: records("seals", "layer")?,
+            actives: records("actives", "active")?,
+            known: Mutex::default(),
+            next: AtomicU64::new(0),
+        };
+        inner.load()?;
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Returns what all layers together take of the disk, as recorded with them.
+    pub fn total_usage(&self) -> Usage {
+        self.inner.known().layers.values().fold(Usage::default(), |sum, one| Usage {
+            bytes: sum.bytes.saturating_add(one.bytes),
+            inodes: sum.inodes.saturating_add(one.inodes),
+        })
+    }
+
+    /// Returns the figures of the store's file system.
+    ///
+    /// # Errors
+    /// Fails where the kernel does not tell.
+    pub fn filesystem(&self) -> Result<Filesystem, SnapshotError> {
+        let stat = rustix::fs::statvfs(&self.inner.root).map_err(|errno| SnapshotError::Store {
+            action: "ask for the figures of",
+            path: self.inner.root.clone(),
+            source: errno.into(),
+        })?;
+        Ok(Filesystem {
+            total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
+            available_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+            total_inodes: stat.f_files,
+            available_inodes: stat.f_favail,
+        })
+    }
+}
+
+impl Inner {
+    pub(crate) fn known(&self) -> MutexGuard<'_, Known> {
+        // Each change of it is one insertion or removal: it is whole even after a panic.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn layer_dir(&self, id: &DiffId) -> PathBuf {
+        self.root.join("layers").join(id.0.hex())
+    }
+
+    pub(crate) fn active_dir(&self, id: &ContainerId) -> PathBuf {
+        self.root.join("active").join(id.as_str())
+    }
+
+    /// A name that no other file of a temporary directory has.
+    pub(crate) fn fresh_name(&self) -> String {
+        format!("{}-{}", std::process::id(), self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn load(&self) -> Result<(), SnapshotError> {
+        self.empty("new")?;
+        let mut known = self.known();
+        for seal in self.seals.load_all::<Usage>().map_err(SnapshotError::Record)? {
+            let Ok(digest) = format!("sha256:{}", seal.name).parse::<Digest>() else { continue };
+            let id = DiffId(digest);
+            match seal.value {
+                Ok(usage) if self.layer_dir(&id).is_dir() => {
+                    known.layers.insert(id, usage);
+                }
+                _ => {
+                    tracing::warn!(layer = %id, "its seal or its files are damaged: it is thrown away");
+                    self.seals.remove(&seal.name).map_err(SnapshotError::Record)?;
+                }
+            }
+        }
+        for record in self.actives.load_all::<Vec<DiffId>>().map_err(SnapshotError::Record)? {
+            if let Ok(id) = record.name.parse::<ContainerId>() {
+                known.actives.insert(id, record.value.ok());
+            }
+        }
+        let is_known = |dir: &str, name: &str| match dir {
+            "layers" => format!("sha256:{name}")
+                .parse()
+                .is_ok_and(|d| known.layers.contains_key(&DiffId(d))),
+            _ => name.parse().is_ok_and(|id| known.actives.contains_key(&id)),
+        };
+        for dir in ["layers", "active"] {
+            for name in self.names(dir)? {
+                if !is_known(dir, &name) {
+                    self.discard(dir, &name)?;
+                }
+            }
+        }
+        drop(known);
+        self.empty("trash")
+    }
+
+    fn names(&self, dir: &str) -> Result<Vec<String>, SnapshotError> {
+        let path = self.root.join(dir);
+        let failed = |source| SnapshotError::Store { action: "read", path: path.clone(), source };
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&path).map_err(failed)? {
+            names.push(entry.map_err(failed)?.file_name().to_string_lossy().into_owned());
+        }
+        Ok(names)
+    }
+
+    fn empty(&self, dir: &str) -> Result<(), SnapshotError> {
+        for name in self.names(dir)? {
+            self.delete(dir, &name)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a directory out of sight at once and deletes it. What a crash interrupts
+    /// is deleted at the next start.
+    pub(crate) fn discard(&self, dir: &str, name: &str) -> Result<(), SnapshotError> {
+        let trash = self.fresh_name();
+        match fs::rename(self.root.join(dir).join(name), self.root.join("trash").join(&trash)) {
+            Ok(()) => self.delete("trash", &trash),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            // A full disk may refuse the rename, but never the deletion.
+            Err(_) => self.delete(dir, name),
+        }
+    }
+
+    pub(crate) fn delete(&self, dir: &str, name: &str) -> Result<(), SnapshotError> {
+        let path = self.root.join(dir);
+        let failed =
+            |source| SnapshotError::Store { action: "delete", path: path.join(name), source };
+        let parent = self.open_dir(dir)?;
+        let name = CString::new(name).map_err(|e| failed(e.into()))?;
+        layers::remove_tree(parent.as_fd(), &name).map_err(failed)
+    }
+
+    pub(crate) fn open_dir(&self, dir: &str) -> Result<OwnedFd, SnapshotError> {
+        let path = self.root.join(dir);
+        open_dir(&path).map_err(|source| SnapshotError::Store { action: "open", path, source })
+    }
+}
+
+pub(crate) fn open_dir(path: &Path) -> std::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}

@@ -1,0 +1,181 @@
+//! The store on a real file system, with real overlay mounts.
+
+use std::{
+    collections::HashSet,
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
+    path::Path,
+};
+
+use snapshots::{SnapshotError, Snapshots, Usage};
+use types::{ContainerId, DiffId, Digest};
+
+fn id(n: u8) -> DiffId {
+    DiffId(Digest::from_bytes([n; 32]))
+}
+
+fn put(store: &Snapshots, n: u8, fill: impl FnOnce(&Path)) {
+    let writer = store.begin_layer(id(n)).unwrap();
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&writer.dir()));
+    fill(Path::new(&path));
+    writer.commit(Usage { bytes: 4096, inodes: 1 }).unwrap();
+}
+
+fn files_below(dir: &Path) -> usize {
+    fs::read_dir(dir).unwrap().count()
+}
+
+#[test]
+fn a_layer_is_there_whole_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Snapshots::open(dir.path()).unwrap();
+    let writer = store.begin_layer(id(1)).unwrap();
+    assert!(!store.has_layer(&id(1)));
+    drop(writer);
+    assert_eq!(files_below(&dir.path().join("new")), 0);
+    put(&store, 1, |root| fs::write(root.join("a"), "a").unwrap());
+    // The second of two writers finds it there.
+    put(&store, 1, |root| fs::write(root.join("b"), "b").unwrap());
+    assert!(store.has_layer(&id(1)));
+    assert_eq!(store.layer_usage(&id(1)), Some(Usage { bytes: 4096, inodes: 1 }));
+    assert_eq!(files_below(&dir.path().join("new")), 0);
+    let again = Snapshots::open(dir.path()).unwrap();
+    assert_eq!(again.layers(), [id(1)]);
+    assert_eq!(again.total_usage().bytes, 4096);
+}
+
+/// What a crash can leave: files without a seal, a seal without files, things half written.
+#[test]
+fn what_a_crash_left_is_swept() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Snapshots::open(dir.path()).unwrap();
+    put(&store, 1, |_| ());
+    put(&store, 2, |_| ());
+    put(&store, 3, |_| ());
+    drop(store);
+    fs::remove_file(dir.path().join("seals").join(id(1).0.hex())).unwrap();
+    fs::remove_dir_all(dir.path().join("layers").join(id(2).0.hex())).unwrap();
+    fs::create_dir_all(dir.path().join("new/x/y")).unwrap();
+    fs::create_dir_all(dir.path().join("trash/x/y")).unwrap();
+    fs::create_dir_all(dir.path().join("active").join(ContainerId::random().as_str())).unwrap();
+    let store = Snapshots::open(dir.path()).unwrap();
+    assert_eq!(store.layers(), [id(3)]);
+    for (place, left) in [("layers", 1), ("seals", 1), ("new", 0), ("trash", 0), ("active", 0)] {
+        assert_eq!(files_below(&dir.path().join(place)), left, "{place}");
+    }
+}
+
+#[test]
+fn a_damaged_seal_throws_the_layer_away() {
+    let dir = tempfile::tempdir().unwrap();
+    put(&Snapshots::open(dir.path()).unwrap(), 1, |_| ());
+    fs::write(dir.path().join("seals").join(id(1).0.hex()), "nonsense").unwrap();
+    let store = Snapshots::open(dir.path()).unwrap();
+    assert!(!store.has_layer(&id(1)));
+    put(&store, 1, |_| ());
+    assert!(store.has_layer(&id(1)), "and a new pull heals it");
+}
+
+#[test]
+fn only_what_nobody_needs_is_collected() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Snapshots::open(dir.path()).unwrap();
+    for n in 1..=5 {
+        put(&store, n, |_| ());
+    }
+    let container = ContainerId::random();
+    store.prepare(&container, &[id(2)]).unwrap();
+    let pin = store.pin(&[id(3)]);
+    let keep = HashSet::from([id(4)]);
+    let report = store.collect(&keep).unwrap();
+    assert_eq!(report.removed, [id(1), id(5)]);
+    assert_eq!(report.freed.bytes, 8192);
+    drop(pin);
+    // After a restart the container still holds its layer.
+    drop(store);
+    let store = Snapshots::open(dir.path()).unwrap();
+    assert_eq!(store.collect(&keep).unwrap().removed, [id(3)]);
+    store.remove(&container).unwrap();
+    assert_eq!(store.collect(&HashSet::new()).unwrap().removed, [id(2), id(4)]);
+    assert_eq!(files_below(&dir.path().join("layers")), 0);
+}
+
+#[test]
+fn a_containers_snapshot_has_the_images_root_and_is_removed_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Snapshots::open(dir.path()).unwrap();
+    put(&store, 1, |_| ());
+    put(&store, 2, |root| {
+        fs::set_permissions(root, fs::Permissions::from_mode(0o711)).unwrap();
+        std::os::unix::fs::chown(root, Some(7), Some(8)).unwrap();
+    });
+    let container = ContainerId::random();
+    let active = store.prepare(&container, &[id(1), id(2)]).unwrap();
+    assert_eq!(active.lower.len(), 2);
+    assert!(active.lower[0].ends_with(id(2).0.hex()), "the topmost comes first");
+    let meta = fs::metadata(&active.upper).unwrap();
+    assert_eq!((meta.mode() & 0o7777, meta.uid(), meta.gid()), (0o711, 7, 8));
+    assert_eq!(store.prepare(&container, &[id(1), id(2)]).unwrap(), active, "asked again");
+    assert!(matches!(store.prepare(&container, &[id(1)]), Err(SnapshotError::Exists(_))));
+    assert_eq!(store.get(&container), Some(active.clone()));
+    fs::write(active.upper.join("big"), vec![1; 100_000]).unwrap();
+    assert!(store.usage(&container).unwrap().bytes >= 100_000);
+    // As overlayfs leaves it: a directory that nobody may enter.
+    fs::create_dir(active.work.join("work")).unwrap();
+    fs::set_permissions(active.work.join("work"), fs::Permissions::from_mode(0)).unwrap();
+    store.remove(&container).unwrap();
+    store.remove(&container).unwrap();
+    assert!(store.get(&container).is_none() && store.actives().is_empty());
+    assert_eq!(files_below(&dir.path().join("active")), 0);
+}
+
+#[test]
+fn a_missing_layer_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Snapshots::open(dir.path()).unwrap();
+    let error = store.prepare(&ContainerId::random(), &[id(9)]).unwrap_err();
+    assert!(matches!(error, SnapshotError::MissingLayer(layer) if layer == id(9)));
+    assert!(store.actives().is_empty());
+}
+
+/// Files of the image are read as the container would see them, never the host's.
+#[test]
+fn files_are_viewed_through_all_layers_and_never_outside() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Snapshots::open(dir.path()).unwrap();
+    put(&store, 1, |root| {
+        fs::create_dir(root.join("etc")).unwrap();
+        fs::write(root.join("etc/passwd"), "lower").unwrap();
+        fs::write(root.join("etc/group"), "group").unwrap();
+        symlink("/etc/shadow", root.join("etc/outside")).unwrap();
+        symlink("../../../../../../etc/group", root.join("etc/up")).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            root.join("etc/fifo"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR,
+            0,
+        )
+        .unwrap();
+        symlink("/proc/self/mem", root.join("etc/magic")).unwrap();
+    });
+    put(&store, 2, |root| {
+        fs::create_dir(root.join("etc")).unwrap();
+        fs::write(root.join("etc/passwd"), "upper").unwrap();
+    });
+    let view = |path: &str| store.view_file(&[id(1), id(2)], Path::new(path), 1024);
+    assert_eq!(view("etc/passwd").unwrap().unwrap(), b"upper");
+    assert_eq!(view("/etc/group").unwrap().unwrap(), b"group");
+    assert_eq!(view("etc/up").unwrap().unwrap(), b"group", "dots end at the image's root");
+    assert_eq!(view("etc/outside").unwrap(), None);
+    assert_eq!(view("etc/magic").unwrap(), None);
+    assert_eq!(view("no/such").unwrap(), None);
+    assert!(matches!(view("etc/fifo"), Err(SnapshotError::NotRegular { .. })));
+    assert!(matches!(view("etc"), Err(SnapshotError::NotRegular { .. })));
+    let short = store.view_file(&[id(1), id(2)], Path::new("etc/passwd"), 4);
+    assert!(matches!(short, Err(SnapshotError::TooLong { .. })));
+    assert_eq!(store.view_file(&[], Path::new("etc/passwd"), 10).unwrap(), None);
+    assert_eq!(store.view_file(&[id(1)], Path::new("etc/passwd"), 10).unwrap().unwrap(), b"lower");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(&*dir.path().to_string_lossy()), "nothing is in the host's table");
+}

@@ -13,5 +13,12 @@ pub mod v1 {
     tonic::include_proto!("runtime.v1");
 }
 
+/// Corten's own calls beside the CRI: loading images from archives.
+pub mod corten_v1 {
+    #![allow(missing_docs, clippy::all, clippy::pedantic, clippy::unwrap_used)]
+    #![allow(rustdoc::all)]
+    tonic::include_proto!("corten.v1");
+}
+
 /// The compiled descriptors of [`v1`], as an encoded `FileDescriptorSet`.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -1,0 +1,5 @@
+//! Against servers in this process, on unix sockets.
+
+mod calls;
+mod negotiation;
+mod server;

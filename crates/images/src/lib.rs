@@ -1,20 +1,48 @@
-//! The image service.
+//! The image service: from a name at a registry, or an archive, to layers in the
+//! snapshot store and a record that names them.
+//!
+//! ```text
+//! name ─► hosts ─► manifest (index ─► platform) ─► configuration ─► layers, in parallel:
+//!     bytes ─► digest ─► decompress ─► diff ID ─► unpack ─► sync ─► seal
+//! ─► record, synced ─► listed
+//! ```
+//!
+//! What must never happen: an image is listed and not complete; bytes are used that
+//! do not match the digest that was asked for; credentials reach a host that they
+//! are not for; an image takes a name that nobody asked for.
+//!
+//! Called by the API; calls `snapshots` and `layers`.
 #![forbid(unsafe_code)]
 
 mod auth;
+mod catalog;
+mod client;
 mod error;
+mod hosts;
+mod layer;
+mod load;
+mod manifest;
 mod options;
 mod platform;
 mod progress;
+mod pull;
 pub mod reference;
+mod spool;
 pub mod tls;
+mod token;
 
 use std::{
+    collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
+use parking_lot::Mutex;
 use snapshots::Snapshots;
+use state::Store;
+use tokio::sync::watch;
+use tracing::{Instrument, info, warn};
 use types::{Image, ImageId};
 
 pub use auth::Auth;
@@ -22,6 +50,12 @@ pub use error::{OpenError, PullError, PullErrorKind, RemoveError};
 pub use options::{ImageLimits, ImagesOptions, NetworkOptions};
 pub use platform::Platform;
 pub use progress::PullProgress;
+pub use spool::Spool;
+
+use catalog::Catalog;
+use client::Connections;
+use progress::Tracker;
+use reference::Reference;
 
 /// What the images take of the disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,9 +77,29 @@ pub struct LoadedImage {
     pub names: Vec<String>,
 }
 
+/// The version of the records on disk.
+const RECORD_VERSION: u32 = 1;
+
+/// A pull's result, for all who wait for it.
+type Shared = Option<Result<Arc<Image>, PullError>>;
+
 /// The image service.
 #[derive(Debug)]
-pub struct Images {}
+pub struct Images {
+    options: ImagesOptions,
+    limits: Arc<ImageLimits>,
+    snapshots: Snapshots,
+    catalog: Catalog,
+    connections: Arc<Connections>,
+    running: Mutex<HashMap<(String, Option<Auth>), Running>>,
+}
+
+/// A pull in flight.
+#[derive(Debug, Clone)]
+struct Running {
+    result: watch::Receiver<Shared>,
+    progress: Arc<Tracker>,
+}
 
 impl Images {
     /// Opens the store. Blocks; belongs at the start.
@@ -53,8 +107,22 @@ impl Images {
     /// # Errors
     /// Fails where the store's directory or its records cannot be read.
     pub fn open(options: ImagesOptions, snapshots: Snapshots) -> Result<Arc<Self>, OpenError> {
-        let _ = (options, snapshots);
-        todo!()
+        Spool::sweep(&options.root).map_err(|source| OpenError::Directory {
+            action: "empty the spool of",
+            path: options.root.clone(),
+            source,
+        })?;
+        let catalog = Store::open(&options.root.join("records"), "image", RECORD_VERSION)
+            .and_then(|store| Catalog::open(store, &options.pinned, |layer| snapshots.has_layer(layer)))
+            .map_err(OpenError::Records)?;
+        let connections = Arc::new(Connections::new(options.network.clone()));
+        let limits = Arc::new(options.limits.clone());
+        let images = Self { options, limits, snapshots, catalog, connections, running: Mutex::default() };
+        // Layers of pulls that a crash ended.
+        if let Err(error) = images.snapshots.collect(&images.catalog.layers()) {
+            warn!(error = %error::chain(&error), "layers that are nobody's were not deleted");
+        }
+        Ok(Arc::new(images))
     }
 
     /// Pulls an image. Calls for one image with the same credentials share one pull,
@@ -67,29 +135,66 @@ impl Images {
         reference: &str,
         auth: Option<Auth>,
     ) -> Result<Arc<Image>, PullError> {
-        let _ = (reference, auth);
-        todo!()
+        let reference: Reference = reference.parse()?;
+        let mut result = self.join(&reference, auth);
+        let done = result.wait_for(Option::is_some).await;
+        let shared = done.ok().and_then(|shared| shared.clone());
+        shared.unwrap_or_else(|| Err(PullError::Aborted { reference: reference.to_string() }))
+    }
+
+    /// Finds the pull in flight for a reference, or starts one.
+    fn join(self: &Arc<Self>, reference: &Reference, auth: Option<Auth>) -> watch::Receiver<Shared> {
+        let key = (reference.to_string(), auth.clone());
+        let mut running = self.running.lock();
+        if let Some(same) = running.get(&key) {
+            return same.result.clone();
+        }
+        let (sender, result) = watch::channel(None);
+        let progress = Arc::new(Tracker::new(reference.to_string()));
+        running.insert(key.clone(), Running { result: result.clone(), progress: progress.clone() });
+        let (images, reference) = (self.clone(), reference.clone());
+        let work = async move {
+            // Taken out of the table whatever happens, also when the work panics.
+            let _entry = Entry { images: images.clone(), key };
+            let pulled = images.fetch(&reference, auth, &progress).await;
+            let PullProgress { elapsed, bytes_done, .. } = progress.snapshot();
+            if let Ok(image) = &pulled {
+                info!(image = %reference, id = %image.id, bytes = bytes_done, ms = elapsed.as_millis(), "pulled");
+            }
+            sender.send_replace(Some(pulled));
+        };
+        tokio::spawn(work.in_current_span());
+        result
     }
 
     /// Returns the image of an id (whole or a unique prefix, with or without
     /// `sha256:`) or of a name. From memory.
     pub fn get(&self, image: &str) -> Option<Arc<Image>> {
-        let _ = image;
-        todo!()
+        self.catalog.get(image)
     }
 
     /// Returns all images. From memory.
     pub fn list(&self) -> Vec<Arc<Image>> {
-        todo!()
+        self.catalog.list()
     }
 
-    /// Removes the image of an id or name, with all of its names; none is fine.
+    /// Removes the image of an id or name, with all of its names; none is fine. It is out
+    /// of sight at once; its layers go where nothing else needs them.
     ///
     /// # Errors
     /// Fails where its record cannot be removed.
     pub async fn remove(self: &Arc<Self>, image: &str) -> Result<Option<ImageId>, RemoveError> {
-        let _ = image;
-        todo!()
+        let (images, name) = (self.clone(), image.to_owned());
+        let removed = tokio::task::spawn_blocking(move || {
+            let removed = images.catalog.remove(&name).map_err(|(image, source)| RemoveError::Record { image, source })?;
+            if removed.is_some()
+                && let Err(error) = images.snapshots.collect(&images.catalog.layers())
+            {
+                warn!(error = %error::chain(&error), "layers of a removed image were not deleted");
+            }
+            Ok(removed)
+        });
+        removed.await.map_err(|_| RemoveError::Aborted { image: image.to_owned() })?
     }
 
     /// Loads all images of an OCI layout, an archive of one, or an archive of
@@ -98,17 +203,43 @@ impl Images {
     /// # Errors
     /// See [`PullError::kind`] for the classes.
     pub async fn load(self: &Arc<Self>, path: &Path) -> Result<Vec<LoadedImage>, PullError> {
-        let _ = path;
-        todo!()
+        self.load_from(path).await
+    }
+
+    /// Makes a place for an archive that is to be loaded.
+    ///
+    /// # Errors
+    /// Fails where the directory cannot be made.
+    pub fn spool(&self) -> std::io::Result<Spool> {
+        Spool::new(&self.options.root)
     }
 
     /// Returns what the images take of the disk. From memory.
     pub fn fs_usage(&self) -> FsUsage {
-        todo!()
+        let usage = self.snapshots.total_usage();
+        FsUsage { mountpoint: self.snapshots.root().to_owned(), bytes: usage.bytes, inodes: usage.inodes }
     }
 
     /// Returns how far the pulls are that run now.
     pub fn pulls(&self) -> Vec<PullProgress> {
-        todo!()
+        self.running.lock().values().map(|r| r.progress.snapshot()).collect()
     }
+}
+
+/// A pull's place in the table.
+struct Entry {
+    images: Arc<Images>,
+    key: (String, Option<Auth>),
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.images.running.lock().remove(&self.key);
+    }
+}
+
+/// The time, in nanoseconds since 1970.
+pub(crate) fn now_ns() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }

@@ -80,12 +80,14 @@ pub(crate) async fn create(inner: &Arc<Inner>, config: &SandboxConfig) -> Result
 fn plan(inner: &Inner, config: &SandboxConfig) -> SandboxRecord {
     let id = SandboxId::random();
     let own_network = config.security.namespaces.network == NamespaceMode::Pod;
-    let owns_cgroup_parent = config.cgroup_parent.is_empty();
-    let cgroup_parent = if owns_cgroup_parent {
+    let cgroup_parent = if config.cgroup_parent.is_empty() {
         format!("{}/pod-{id}", inner.options.cgroup_parent)
     } else {
         config.cgroup_parent.clone()
     };
+    // A parent that the kubelet has made is the kubelet's to remove.
+    let owns_cgroup_parent =
+        cgroup_parent.parse().is_ok_and(|path| !inner.services.cgroups.open(&path).exists());
     SandboxRecord {
         config: config.clone(),
         created_at_ns: inner.clock.now_ns(),
@@ -152,6 +154,7 @@ pub(crate) fn hostname(config: &SandboxConfig) -> String {
 async fn spawn_monitor(task: &mut PodTask) -> Result<()> {
     let inner = task.inner.clone();
     let path = format!("{}/{MONITORS_CGROUP}", inner.options.cgroup_parent);
+    let _kept = inner.monitors_cgroup.read().await;
     let procs = inner.ensure_cgroup(path).await?;
     let spawned = inner.services.monitors.spawn(task.id(), task.files.dir(), &procs).await;
     let (monitor, events) = spawned.map_err(|source| Error::Monitor {
@@ -238,11 +241,16 @@ impl PodTask {
         let (files, netns) = (self.files.clone(), self.record.netns.clone());
         let mounts = blocking(move || files.release(netns.as_deref())).await;
         let cgroup = self.inner.remove_cgroup(format!("{}/{}", self.record.cgroup_parent, self.id())).await;
-        let parent = match self.record.owns_cgroup_parent {
-            true => self.inner.remove_cgroup(self.record.cgroup_parent.clone()).await,
-            false => Ok(()),
-        };
-        network.and(mounts).and(cgroup).and(parent)
+        if self.record.owns_cgroup_parent {
+            // Another pod may use it by now: only an empty one goes.
+            let parent = self.record.cgroup_parent.clone();
+            self.inner.cgroup_step("remove cgroup", parent, |group| {
+                group.remove_if_empty();
+                Ok(())
+            })
+            .await?;
+        }
+        network.and(mounts).and(cgroup)
     }
 
     /// Takes the network back. A plugin that keeps failing does not keep the pod: from
@@ -346,21 +354,23 @@ impl Inner {
 
     /// Removes the cgroup of the monitors and our parent, where nothing is left in them.
     pub(crate) async fn tidy_cgroups(self: &Arc<Self>) {
-        if !self.index.handles().is_empty() {
+        // A pod that is being made holds the lock from the cgroup's making to its use.
+        let Ok(_alone) = self.monitors_cgroup.try_write() else { return };
+        if !self.index.is_empty() {
             return;
         }
-        let inner = self.clone();
-        let _ = blocking(move || {
-            let path = format!("{}/{MONITORS_CGROUP}", inner.options.cgroup_parent);
-            if let Ok(path) = path.parse() {
-                let group = inner.services.cgroups.open(&path);
-                if group.is_empty().unwrap_or(false) && group.remove().is_ok() {
-                    let _ = group.remove_empty_parents();
-                }
+        let path = format!("{}/{MONITORS_CGROUP}", self.options.cgroup_parent);
+        let Ok(top) = self.options.cgroup_parent.parse::<cgroups::CgroupPath>() else { return };
+        let tidied = self.cgroup_step("remove cgroup", path, move |group| {
+            if group.is_empty()? {
+                group.remove_if_empty();
+                group.remove_empty_parents(&top);
             }
             Ok(())
-        })
-        .await;
+        });
+        if let Err(error) = tidied.await {
+            warn!(error = %telemetry::chain(&error), "the monitors' cgroup remains");
+        }
     }
 
     /// Tries to take a removed sandbox's network back until that works. What is owed is

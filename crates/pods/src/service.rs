@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use cgroups::{CgroupPath, Cgroups};
+use cgroups::Cgroups;
 use images::Images;
 use monitor_client::Monitors;
 use network::Network;
@@ -67,6 +67,9 @@ pub(crate) struct Inner {
     pub(crate) clock: Clock,
     pub(crate) sandbox_store: Store,
     pub(crate) container_store: Store,
+    /// Held for reading while a monitor is put into the monitors' cgroup, for writing
+    /// while that is removed.
+    pub(crate) monitors_cgroup: tokio::sync::RwLock<()>,
 }
 
 /// All pods of this node.
@@ -101,6 +104,7 @@ impl Pods {
             clock: Clock::default(),
             sandbox_store,
             container_store,
+            monitors_cgroup: tokio::sync::RwLock::new(()),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -300,7 +304,7 @@ impl Inner {
         self.cgroup_step("remove cgroup", path, |group| group.remove()).await
     }
 
-    async fn cgroup_step(
+    pub(crate) async fn cgroup_step(
         self: &Arc<Self>,
         what: &'static str,
         path: String,
@@ -312,7 +316,7 @@ impl Inner {
         let inner = self.clone();
         blocking(move || {
             let failed = |source| Error::Cgroup { what: format!("{what} {path}"), source };
-            let group = inner.services.cgroups.open(&CgroupPath::from_str(&path).map_err(failed)?);
+            let group = inner.services.cgroups.open(&path.parse().map_err(failed)?);
             step(&group).map_err(failed)
         })
         .await

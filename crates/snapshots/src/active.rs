@@ -1,6 +1,7 @@
 //! Containers' own files, on top of layers.
 
 use std::{
+    collections::HashSet,
     fs, io,
     os::{
         fd::AsFd,
@@ -80,7 +81,11 @@ impl Snapshots {
         if layers.is_empty() {
             return vec![self.inner.root.join("empty")];
         }
-        layers.iter().rev().map(|layer| self.inner.layer_dir(layer)).collect()
+        // A layer that an image has twice counts where it is on top; the kernel refuses
+        // one directory in two places.
+        let mut seen = HashSet::new();
+        let topmost_first = layers.iter().rev().filter(|layer| seen.insert(**layer));
+        topmost_first.map(|layer| self.inner.layer_dir(layer)).collect()
     }
 
     /// Returns all containers that have a writable snapshot, the damaged ones too.

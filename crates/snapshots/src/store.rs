@@ -77,6 +77,11 @@ impl Snapshots {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// Returns where the store is.
+    pub fn root(&self) -> &Path {
+        &self.inner.root
+    }
+
     /// Returns what all layers together take of the disk, as recorded with them.
     pub fn total_usage(&self) -> Usage {
         self.inner.known().layers.values().fold(Usage::default(), |sum, one| Usage {

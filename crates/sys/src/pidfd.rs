@@ -67,6 +67,18 @@ fn wait(pidfd: impl AsFd, options: WaitIdOptions) -> io::Result<Option<Exit>> {
     })
 }
 
+/// Sends a signal by number, real-time ones included.
+///
+/// # Errors
+/// The kernel's; `ESRCH` when the process has ended and was reaped.
+pub fn send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
+    let fd = pidfd.as_fd().as_raw_fd();
+    let none = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: rustix takes named signals only. The call takes no memory of ours.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, none, 0) };
+    crate::check(result).map(drop)
+}
+
 /// The kernel's own record of how a process ended that somebody else reaped; `None` while it runs
 /// or is not reaped yet, and on kernels before 6.15.
 ///

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::ptr;
 
 /// Gives every signal its default action and blocks none, as a new program expects it.
@@ -52,4 +53,34 @@ fn set_disposition(signal: libc::c_int, action: libc::sighandler_t) -> io::Resul
         }
     }
     Ok(())
+}
+
+/// Blocks SIGCHLD for the calling thread, ignores what a terminal or a broken pipe sends,
+/// and returns a descriptor that is readable when a child has ended.
+///
+/// # Errors
+/// The kernel's.
+pub fn watch_children() -> io::Result<OwnedFd> {
+    // SAFETY: `set` is initialised by sigemptyset before it is used, and outlives the calls;
+    // signal() is given a constant action. The descriptor is new and nobody else's.
+    unsafe {
+        for ignored in [libc::SIGPIPE, libc::SIGHUP, libc::SIGINT, libc::SIGTERM, libc::SIGQUIT] {
+            libc::signal(ignored, libc::SIG_IGN);
+        }
+        let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), libc::SIGCHLD);
+        let set = set.assume_init();
+        if libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let fd = libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
+        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
+    }
+}
+
+/// Takes all that a descriptor of [`watch_children`] has to tell.
+pub fn drain(fd: &OwnedFd) {
+    let mut buffer = [0_u8; 1024];
+    while rustix::io::read(fd, &mut buffer).is_ok_and(|n| n > 0) {}
 }

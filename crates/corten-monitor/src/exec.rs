@@ -1,0 +1,247 @@
+//! Exec sessions: further processes in a running container, each in a cgroup of its own
+//! where the machine has the unified tree, so that all of it can be killed.
+
+use std::{
+    fs,
+    io::Read,
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use launch::{ExecLaunch, Launching, Placement, Stdio};
+use monitor_proto::{Exec, ExecId, ExecStarted, Failure, FailureKind, KillCgroup, Notice, Reply};
+use rustix::process::{Pid, Signal, pidfd_send_signal};
+use sys::pidfd;
+use types::ContainerId;
+
+use crate::{
+    container::{kernel, kill_cgroup, launch_failure},
+    exits,
+    monitor::Monitor,
+    poll::Source,
+    say,
+};
+
+/// The most sessions at a time.
+const MAX_EXECS: usize = 1024;
+
+/// The largest process that is taken: arguments and environment of execve fit in 2 MiB.
+const MAX_PROCESS_BYTES: u64 = 4 << 20;
+
+/// How long a session that was killed may take to end before that is told all the same.
+const KILL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// An exec session.
+#[derive(Debug)]
+pub(crate) struct ExecSession {
+    pub(crate) container: ContainerId,
+    pub(crate) id: ExecId,
+    pub(crate) connection: u64,
+    pub(crate) pid: Pid,
+    pub(crate) pidfd: OwnedFd,
+    /// While it is being set up: the launch, its key, and the request.
+    launching: Option<(Box<Launching>, u64, u64)>,
+    dir: Option<PathBuf>,
+    /// When its time is over, or, once it was killed, when that is given up.
+    pub(crate) until: Option<Instant>,
+    timeout: Option<Duration>,
+    timed_out: bool,
+    killed: bool,
+}
+
+impl Monitor {
+    /// Begins an exec session; the answer comes when its command executes.
+    pub(crate) fn exec(&mut self, connection: u64, request: u64, wanted: Exec, descriptors: Vec<OwnedFd>) {
+        if let Err(failure) = self.try_exec(connection, request, wanted, descriptors) {
+            self.answer(connection, request, Err(failure));
+        }
+    }
+
+    fn try_exec(
+        &mut self,
+        connection: u64,
+        request: u64,
+        wanted: Exec,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), Failure> {
+        if self.execs.len() >= MAX_EXECS {
+            return Err(Failure::new(FailureKind::Exhausted, "the pod has too many exec sessions"));
+        }
+        let not_running = || Failure::new(FailureKind::NotRunning, format!("container {} does not run", wanted.container));
+        let container = self.containers.get(&wanted.container).ok_or_else(|| {
+            Failure::new(FailureKind::NotFound, format!("container {} is not known", wanted.container))
+        })?;
+        let init = container.running().ok_or_else(not_running)?;
+        let mut descriptors = descriptors.into_iter();
+        let process = read_process(descriptors.next())?;
+        let mut next = |announced: bool| match announced {
+            false => Ok(None),
+            true => descriptors
+                .next()
+                .map(Some)
+                .ok_or_else(|| Failure::new(FailureKind::Invalid, "an announced stream is not there")),
+        };
+        let (stdin, stdout, stderr) = (next(wanted.stdin)?, next(wanted.stdout)?, next(wanted.stderr)?);
+        let mut procs_files = wanted.cgroup.procs_files.clone();
+        if let Some(dir) = &wanted.cgroup.dir {
+            fs::create_dir(dir).map_err(|e| kernel(&format!("create cgroup {}", dir.display()), e))?;
+            procs_files.push(dir.join("cgroup.procs"));
+        }
+        let launch = ExecLaunch {
+            init_pid: init.pid,
+            init_pidfd: init.pidfd.as_fd(),
+            bundle: container.bundle.clone(),
+            process,
+            cgroup: Placement { procs_files, into_cgroup: None },
+            stdio: if wanted.tty {
+                Stdio::Terminal
+            } else {
+                Stdio::Pipes {
+                    stdin: stdin.as_ref().map(AsFd::as_fd),
+                    stdout: stdout.as_ref().map(AsFd::as_fd),
+                    stderr: stderr.as_ref().map(AsFd::as_fd),
+                }
+            },
+        };
+        let launched = launch::start_exec(&launch).map_err(|e| launch_failure(&e));
+        let tracked = launched.and_then(|launching| self.track_exec(connection, request, &wanted, launching));
+        if tracked.is_err()
+            && let Some(dir) = &wanted.cgroup.dir
+        {
+            let _ = fs::remove_dir(dir);
+        }
+        tracked
+    }
+
+    fn track_exec(
+        &mut self,
+        connection: u64,
+        request: u64,
+        wanted: &Exec,
+        launching: Launching,
+    ) -> Result<(), Failure> {
+        let number = self.next_number();
+        let handle = launching.pidfd.try_clone();
+        let watched = self.poll.add(launching.status_fd(), Source::ExecLaunch(number));
+        let (Ok(handle), Ok(key)) = (handle, watched) else {
+            let _ = pidfd_send_signal(&launching.pidfd, Signal::KILL);
+            let _ = pidfd::wait_and_reap(launching.pidfd.as_fd());
+            return Err(Failure::new(FailureKind::Exhausted, "no descriptor is left for the session"));
+        };
+        let timeout = wanted.timeout_ms.map(Duration::from_millis);
+        let session = ExecSession {
+            container: wanted.container.clone(),
+            id: wanted.exec.clone(),
+            connection,
+            pid: launching.pid,
+            pidfd: handle,
+            launching: Some((Box::new(launching), key, request)),
+            dir: wanted.cgroup.dir.clone(),
+            until: timeout.and_then(|t| Instant::now().checked_add(t)),
+            timeout,
+            timed_out: false,
+            killed: false,
+        };
+        self.execs.insert(number, session);
+        Ok(())
+    }
+
+    /// A session being set up has something to say.
+    pub(crate) fn exec_progress(&mut self, number: u64) {
+        let Some(exec) = self.execs.get_mut(&number) else { return };
+        let Some((launching, key, request)) = &mut exec.launching else { return };
+        let Some(result) = launching.poll() else { return };
+        let (key, request, connection, pid) = (*key, *request, exec.connection, exec.pid);
+        self.poll.remove(launching.status_fd(), key);
+        exec.launching = None;
+        match result {
+            Ok(started) => {
+                let reply = ExecStarted { pid: pid.as_raw_nonzero().get(), notices: started.notices };
+                self.answer_with(connection, request, Ok(Reply::ExecStarted(reply)), started.console);
+            }
+            Err(error) => {
+                if let Some(exec) = self.execs.remove(&number) {
+                    let _ = pidfd_send_signal(&exec.pidfd, Signal::KILL);
+                    let _ = pidfd::wait_and_reap(exec.pidfd.as_fd());
+                    self.leave_cgroup(exec.dir);
+                }
+                self.answer(connection, request, Err(launch_failure(&error)));
+            }
+        }
+    }
+
+    /// A session's command has ended. What it started may still run; its streams are the
+    /// daemon's.
+    pub(crate) fn exec_ended(&mut self, number: u64, end: pidfd::Exit) {
+        // One that ends as soon as it executes is first told to have started.
+        self.exec_progress(number);
+        if self.execs.get(&number).is_none_or(|exec| exec.launching.is_some()) {
+            return;
+        }
+        let Some(exec) = self.execs.remove(&number) else { return };
+        let _ = pidfd::reap(exec.pidfd.as_fd());
+        self.leave_cgroup(exec.dir);
+        let notice = Notice::ExecExited {
+            container: exec.container,
+            exec: exec.id,
+            exit: Some(exits::exit_of(end, false)),
+            timed_out: exec.timed_out,
+        };
+        self.tell(exec.connection, notice);
+    }
+
+    /// A session's time is over, or killing it did not help.
+    pub(crate) fn exec_overdue(&mut self, number: u64) {
+        let Some(exec) = self.execs.get(&number) else { return };
+        if !exec.killed {
+            return self.kill_exec_session(number, true);
+        }
+        let Some(exec) = self.execs.get_mut(&number) else { return };
+        exec.until = None;
+        let notice = Notice::ExecExited {
+            container: exec.container.clone(),
+            exec: exec.id.clone(),
+            exit: None,
+            timed_out: exec.timed_out,
+        };
+        let connection = exec.connection;
+        say(&format!("{}: the exec session {} was killed and does not end", exec.container, exec.id.as_str()));
+        self.tell(connection, notice);
+    }
+
+    /// Kills a session and all that it started.
+    pub(crate) fn kill_exec_session(&mut self, number: u64, timed_out: bool) {
+        let Some(exec) = self.execs.get_mut(&number) else { return };
+        exec.killed = true;
+        exec.timed_out |= timed_out && exec.timeout.is_some();
+        exec.until = Some(Instant::now() + KILL_PATIENCE);
+        if let Some(dir) = &exec.dir {
+            kill_cgroup(&KillCgroup {
+                kill_file: Some(dir.join("cgroup.kill")),
+                procs_file: Some(dir.join("cgroup.procs")),
+            });
+        }
+        let _ = pidfd_send_signal(&exec.pidfd, Signal::KILL);
+    }
+
+    /// Removes a session's cgroup, or keeps it in mind while something still runs in it.
+    fn leave_cgroup(&mut self, dir: Option<PathBuf>) {
+        self.exec_dirs.extend(dir);
+        self.exec_dirs.retain(|dir| match fs::remove_dir(dir) {
+            Ok(()) => false,
+            Err(e) => e.kind() != std::io::ErrorKind::NotFound,
+        });
+    }
+}
+
+fn read_process(file: Option<OwnedFd>) -> Result<Vec<u8>, Failure> {
+    let missing = || Failure::new(FailureKind::Invalid, "the session's process is not there");
+    let file = fs::File::from(file.ok_or_else(missing)?);
+    let mut bytes = Vec::new();
+    file.take(MAX_PROCESS_BYTES + 1).read_to_end(&mut bytes).map_err(|e| kernel("read the session's process", e))?;
+    if bytes.len() as u64 > MAX_PROCESS_BYTES {
+        return Err(Failure::new(FailureKind::Invalid, "the session's process is larger than 4 MiB"));
+    }
+    Ok(bytes)
+}

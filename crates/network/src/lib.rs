@@ -1,13 +1,31 @@
 //! The pod network: CNI plugins by the specification, and a built-in bridge network
 //! where no CNI configuration exists.
+//!
+//! Owns what a pod has on the network: interfaces, addresses, routes, rules, and the
+//! record of each that is owed back. A sandbox's record is there before the first step
+//! and goes after the last undo, so that whatever dies in between is settled by
+//! [`Network::detach`] or [`Network::recover`].
+//!
+//! What must never happen: a thread of the daemon left in a pod's namespace; a plugin
+//! that delays another pod; an address or rule that outlives its pod's record.
+//!
+//! The core (`pods`) calls it: `recover` at start, `attach` once a sandbox's namespace is
+//! pinned, `detach` before the pin goes or after.
 #![forbid(unsafe_code)]
 
+mod builtin;
+mod cni;
 mod error;
+mod files;
+mod namespace;
+mod netlink;
 mod network;
 mod options;
+mod records;
 mod request;
 mod subnet;
 
+pub use cni::PluginFailure;
 pub use error::NetworkError;
 pub use network::Network;
 pub use options::{
@@ -15,3 +33,6 @@ pub use options::{
 };
 pub use request::{AttachRequest, Attachment, DetachRequest, NetworkStatus, RecoverReport};
 pub use subnet::{InvalidSubnet, Ipv4Subnet};
+
+/// The pod's interface, as Kubernetes expects it.
+pub(crate) const INTERFACE: &str = "eth0";

@@ -7,7 +7,12 @@ use std::{
     time::Duration,
 };
 
-use crate::Ipv4Subnet;
+use crate::{Ipv4Subnet, NetworkError};
+
+/// The longest name of an interface (`IFNAMSIZ` without its NUL).
+const MAX_INTERFACE_NAME: usize = 15;
+/// The longest name of a table or network: far below the kernel's and file systems' limits.
+const MAX_NAME: usize = 100;
 
 /// How long one ADD or CHECK of a whole chain may take: below the kubelet's default
 /// deadline of two minutes, so that the user sees our error rather than the client's.
@@ -65,6 +70,26 @@ impl NetworkOptions {
             add_deadline: DEFAULT_ADD_DEADLINE,
             del_deadline: DEFAULT_DEL_DEADLINE,
         }
+    }
+
+    /// Refuses names that the kernel or a file system would not take.
+    pub(crate) fn validate(&self) -> Result<(), NetworkError> {
+        let Some(builtin) = &self.builtin else { return Ok(()) };
+        let names = [
+            ("network name", &builtin.name, MAX_NAME),
+            ("bridge", &builtin.bridge, MAX_INTERFACE_NAME),
+            ("table", &builtin.table, MAX_NAME),
+        ];
+        for (option, name, limit) in names {
+            let good = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+            if name.is_empty() || name.len() > limit || !name.bytes().all(good) {
+                let problem = format!(
+                    "{name:?} is not a name of at most {limit} letters, digits, '_' and '-'"
+                );
+                return Err(NetworkError::InvalidOption { option, problem });
+            }
+        }
+        Ok(())
     }
 }
 

@@ -1,0 +1,220 @@
+//! Network configurations: lists (`.conflist`) and single plugins (`.conf`, `.json`).
+
+use serde_json::{Map, Value, json};
+
+/// The longest name: it becomes a part of a file name, beside an id of 64 digits and an
+/// interface's name.
+const MAX_NAME_BYTES: usize = 160;
+/// The longest type: it becomes a file name.
+const MAX_TYPE_BYTES: usize = 128;
+/// The most plugins of one list: real ones have three to five.
+const MAX_PLUGINS: usize = 32;
+
+/// A version of the specification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Version {
+    V0_3_0,
+    V0_3_1,
+    V0_4_0,
+    V1_0_0,
+    V1_1_0,
+}
+
+impl Version {
+    /// All that are spoken, newest first.
+    const ALL: [Self; 5] = [Self::V1_1_0, Self::V1_0_0, Self::V0_4_0, Self::V0_3_1, Self::V0_3_0];
+
+    /// Reads a version that is spoken.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|version| version.as_str() == text)
+    }
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::V0_3_0 => "0.3.0",
+            Self::V0_3_1 => "0.3.1",
+            Self::V0_4_0 => "0.4.0",
+            Self::V1_0_0 => "1.0.0",
+            Self::V1_1_0 => "1.1.0",
+        }
+    }
+}
+
+/// A network: a chain of plugins.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct NetworkList {
+    pub(crate) name: String,
+    pub(crate) version: Version,
+    pub(crate) disable_check: bool,
+    pub(crate) plugins: Vec<Plugin>,
+    /// The list as it was written (a single plugin as a list of one).
+    pub(crate) raw: Value,
+}
+
+/// One plugin of a chain.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Plugin {
+    /// The program's file name.
+    pub(crate) kind: String,
+    /// The runtime arguments that it asks for.
+    pub(crate) capabilities: Vec<String>,
+    /// Its configuration as it was written.
+    pub(crate) conf: Map<String, Value>,
+}
+
+impl NetworkList {
+    /// Reads the text of a configuration file.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, in one line.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let value: Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        Self::from_value(value)
+    }
+
+    /// Reads a configuration, be it a list or a single plugin.
+    pub(crate) fn from_value(value: Value) -> Result<Self, String> {
+        let object = value.as_object().ok_or("not a JSON object")?;
+        let raw = match object.get("plugins") {
+            Some(_) => value,
+            None if object.contains_key("type") => json!({
+                "cniVersion": object.get("cniVersion").cloned().unwrap_or_default(),
+                "name": object.get("name").cloned().unwrap_or_default(),
+                "plugins": [value],
+            }),
+            None => return Err("neither \"plugins\" nor \"type\"".to_owned()),
+        };
+        let plugins = raw["plugins"].as_array().ok_or("\"plugins\" is not a list")?;
+        if plugins.is_empty() {
+            return Err("no plugins".to_owned());
+        }
+        if plugins.len() > MAX_PLUGINS {
+            return Err(format!("more than {MAX_PLUGINS} plugins"));
+        }
+        let plugins = plugins.iter().map(Plugin::from_value).collect::<Result<_, _>>()?;
+        Ok(Self {
+            name: read_name(&raw)?,
+            version: read_version(&raw)?,
+            disable_check: is_true(&raw["disableCheck"]),
+            plugins,
+            raw,
+        })
+    }
+}
+
+impl Plugin {
+    fn from_value(value: &Value) -> Result<Self, String> {
+        let conf = value.as_object().ok_or("a plugin is not a JSON object")?;
+        let kind = conf.get("type").and_then(Value::as_str).ok_or("a plugin without \"type\"")?;
+        // Never a path (CVE-2021-20206).
+        let plain = !kind.is_empty() && kind.len() <= MAX_TYPE_BYTES && kind != "." && kind != "..";
+        if !plain || kind.contains(['/', '\0']) {
+            return Err(format!("plugin type {kind:?} is not a file name"));
+        }
+        let capabilities = conf.get("capabilities").and_then(Value::as_object);
+        let asked = capabilities.into_iter().flatten().filter(|(_, wanted)| is_true(wanted));
+        Ok(Self {
+            kind: kind.to_owned(),
+            capabilities: asked.map(|(name, _)| name.clone()).collect(),
+            conf: conf.clone(),
+        })
+    }
+}
+
+fn read_name(raw: &Value) -> Result<String, String> {
+    let name = raw["name"].as_str().unwrap_or_default();
+    let starts = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    if starts && name.bytes().all(good) && name.len() <= MAX_NAME_BYTES {
+        Ok(name.to_owned())
+    } else {
+        Err(format!("network name {name:?} is not of letters, digits, '_', '.' and '-'"))
+    }
+}
+
+/// Takes the newest spoken one of `cniVersions` (1.1), or `cniVersion`.
+fn read_version(raw: &Value) -> Result<Version, String> {
+    let several = raw["cniVersions"].as_array().into_iter().flatten();
+    let given: Vec<&str> = several.chain([&raw["cniVersion"]]).filter_map(Value::as_str).collect();
+    Version::ALL.into_iter().find(|version| given.contains(&version.as_str())).ok_or_else(|| {
+        let given = if given.is_empty() { "none".to_owned() } else { given.join(", ") };
+        format!("cniVersion is {given}: 0.3.0, 0.3.1, 0.4.0, 1.0.0 and 1.1.0 are spoken")
+    })
+}
+
+/// Booleans may be written as text in a list (specification 1.0, section 1).
+fn is_true(value: &Value) -> bool {
+    value.as_bool().unwrap_or_else(|| value.as_str() == Some("true"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_is_read() {
+        let list = NetworkList::parse(
+            br#"{"cniVersion":"0.4.0","name":"net.1","disableCheck":"true","plugins":[
+                {"type":"bridge","bridge":"b0"},
+                {"type":"portmap","capabilities":{"portMappings":true,"dns":false}}]}"#,
+        )
+        .unwrap();
+        assert_eq!((list.name.as_str(), list.version), ("net.1", Version::V0_4_0));
+        assert!(list.disable_check);
+        assert_eq!(list.plugins[1].capabilities, ["portMappings"]);
+        assert_eq!(list.plugins[0].conf["bridge"], "b0");
+        assert_eq!(NetworkList::from_value(list.raw.clone()).unwrap(), list);
+    }
+
+    #[test]
+    fn a_single_plugin_is_a_list_of_one() {
+        let list =
+            NetworkList::parse(br#"{"cniVersion":"0.3.1","name":"n","type":"ptp"}"#).unwrap();
+        assert_eq!(list.plugins.len(), 1);
+        assert_eq!(list.raw["plugins"][0]["type"], "ptp");
+    }
+
+    #[test]
+    fn the_newest_spoken_version_is_taken() {
+        let list = NetworkList::parse(
+            br#"{"cniVersion":"0.3.1","cniVersions":["1.0.0","1.1.0","2.0.0"],"name":"n",
+                "plugins":[{"type":"ptp"}]}"#,
+        );
+        assert_eq!(list.unwrap().version, Version::V1_1_0);
+    }
+
+    #[test]
+    fn bad_configurations_are_named() {
+        let kind = |kind: &str| {
+            format!(r#"{{"cniVersion":"1.0.0","name":"n","plugins":[{{"type":"{kind}"}}]}}"#)
+        };
+        for (text, problem) in [
+            ("", "EOF"),
+            (r#"{"cniVersion":"1.0.0","name":"n","plug"#, "EOF"),
+            ("[]", "not a JSON object"),
+            ("{}", "neither"),
+            (r#"{"cniVersion":"1.0.0","name":"n","plugins":[]}"#, "no plugins"),
+            (r#"{"cniVersion":"1.0.0","name":"n","plugins":{}}"#, "not a list"),
+            (r#"{"cniVersion":"1.0.0","name":"n","plugins":[{}]}"#, "without \"type\""),
+            (r#"{"cniVersion":"1.0.0","name":"../n","type":"ptp"}"#, "network name"),
+            (r#"{"cniVersion":"1.0.0","type":"ptp"}"#, "network name"),
+            (r#"{"cniVersion":"9.0.0","name":"n","type":"ptp"}"#, "cniVersion is 9.0.0"),
+            (r#"{"name":"n","type":"ptp"}"#, "cniVersion is none"),
+            (&kind("../../bin/sh"), "not a file name"),
+            (&kind("/bin/sh"), "not a file name"),
+            (&kind(".."), "not a file name"),
+            (&kind(""), "not a file name"),
+        ] {
+            let error = NetworkList::parse(text.as_bytes()).unwrap_err();
+            assert!(error.contains(problem), "{text}: {error}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn foreign_text_does_no_harm(text in "\\PC{0,200}") {
+            let _ = NetworkList::parse(text.as_bytes());
+        }
+    }
+}

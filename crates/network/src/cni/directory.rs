@@ -1,0 +1,235 @@
+//! The directory of configurations, read again when it has changed.
+//!
+//! There is no watch that could be lost when the directory is deleted and made again:
+//! whoever asks gets what is there, and unchanged files (by name, inode, times and size)
+//! are not read twice.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::NetworkList;
+
+/// The longest configuration that is read: real ones are below 10 KiB.
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
+/// The most files that are looked at.
+const MAX_FILES: usize = 256;
+
+/// What the directory holds.
+#[derive(Debug, Default)]
+pub(crate) struct Loaded {
+    /// The first valid configuration by name order, and its file.
+    pub(crate) selected: Option<(PathBuf, NetworkList)>,
+    /// Files before it that are not valid, and why.
+    pub(crate) invalid: Vec<(PathBuf, String)>,
+    /// Why the directory cannot be read, if it is there.
+    pub(crate) unreadable: Option<String>,
+}
+
+impl Loaded {
+    /// Reports whether nobody has configured, or begun to configure, a network.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.selected.is_none() && self.invalid.is_empty() && self.unreadable.is_none()
+    }
+}
+
+/// The directory.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    path: PathBuf,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    looked_at: Option<Instant>,
+    files: Vec<Candidate>,
+    loaded: Arc<Loaded>,
+}
+
+/// A file that may be a configuration, and what tells a change of it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Candidate {
+    path: PathBuf,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Directory {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path, state: Mutex::default() }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns what the directory held at most `max_age` ago.
+    pub(crate) fn current(&self, max_age: Duration) -> Arc<Loaded> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = state.looked_at.is_some_and(|at| at.elapsed() < max_age);
+        if !fresh {
+            self.look(&mut state);
+        }
+        Arc::clone(&state.loaded)
+    }
+
+    fn look(&self, state: &mut State) {
+        let first = state.looked_at.replace(Instant::now()).is_none();
+        let files = match candidates(&self.path) {
+            Ok(files) => files,
+            Err(error) => {
+                let unreadable = Some(format!("{}: {error}", self.path.display()));
+                state.files = Vec::new();
+                state.loaded = Arc::new(Loaded { unreadable, ..Loaded::default() });
+                return;
+            }
+        };
+        if first || files != state.files || state.loaded.unreadable.is_some() {
+            let loaded = load(&files);
+            report(&self.path, &loaded);
+            state.loaded = Arc::new(loaded);
+            state.files = files;
+        }
+    }
+}
+
+/// Lists files by name order; hidden ones are half-written ones.
+fn candidates(dir: &Path) -> io::Result<Vec<Candidate>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes()[0] == b'.');
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        if hidden || !matches!(extension, Some("conf" | "conflist" | "json")) {
+            continue;
+        }
+        // What vanishes meanwhile, or is a link to nowhere, is not there.
+        let Ok(metadata) = fs::metadata(&path) else { continue };
+        if metadata.is_file() && files.len() < MAX_FILES {
+            files.push(Candidate {
+                path,
+                inode: metadata.ino(),
+                size: metadata.size(),
+                modified: (metadata.mtime(), metadata.mtime_nsec()),
+                changed: (metadata.ctime(), metadata.ctime_nsec()),
+            });
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn load(files: &[Candidate]) -> Loaded {
+    let mut loaded = Loaded::default();
+    for file in files {
+        match read(&file.path).and_then(|bytes| NetworkList::parse(&bytes)) {
+            Ok(list) => {
+                loaded.selected = Some((file.path.clone(), list));
+                break;
+            }
+            Err(problem) => loaded.invalid.push((file.path.clone(), problem)),
+        }
+    }
+    loaded
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    let long = u64::try_from(bytes.len()).is_ok_and(|length| length > MAX_FILE_BYTES);
+    if long { Err(format!("longer than {MAX_FILE_BYTES} bytes")) } else { Ok(bytes) }
+}
+
+fn report(dir: &Path, loaded: &Loaded) {
+    for (file, problem) in &loaded.invalid {
+        tracing::warn!(file = %file.display(), problem, "CNI configuration is not valid");
+    }
+    match &loaded.selected {
+        Some((file, list)) => {
+            tracing::info!(file = %file.display(), network = list.name, "CNI configuration read");
+        }
+        None => tracing::info!(dir = %dir.display(), "no CNI configuration"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn conf(name: &str) -> String {
+        format!(r#"{{"cniVersion":"1.0.0","name":"{name}","plugins":[{{"type":"ptp"}}]}}"#)
+    }
+
+    fn selected(directory: &Directory) -> Option<String> {
+        let loaded = directory.current(Duration::ZERO);
+        loaded.selected.as_ref().map(|(_, list)| list.name.clone())
+    }
+
+    #[test]
+    fn the_first_valid_file_by_name_is_selected() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        let directory = Directory::new(dir.path().to_owned());
+        assert!(directory.current(Duration::ZERO).is_blank());
+        write("30-c.conflist", &conf("c"));
+        write("20-b.conf", r#"{"cniVersion":"0.3.1","name":"b","type":"ptp"}"#);
+        write("05-readme.txt", &conf("text"));
+        write(".01-swap.conflist", &conf("hidden"));
+        fs::create_dir(dir.path().join("00-dir.conflist")).unwrap();
+        assert_eq!(selected(&directory).as_deref(), Some("b"));
+        write("10-a.conflist", &conf("a")[..20]);
+        assert_eq!(selected(&directory).as_deref(), Some("b"));
+        let loaded = directory.current(Duration::ZERO);
+        assert!(loaded.invalid[0].0.ends_with("10-a.conflist"), "{loaded:?}");
+        write("10-a.conflist", &conf("a"));
+        assert_eq!(selected(&directory).as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn a_directory_that_comes_back_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("net.d");
+        let directory = Directory::new(path.clone());
+        for name in ["one", "two"] {
+            assert_eq!(selected(&directory), None);
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join("10.conflist"), conf(name)).unwrap();
+            assert_eq!(selected(&directory).as_deref(), Some(name));
+            fs::remove_dir_all(&path).unwrap();
+        }
+        assert!(directory.current(Duration::ZERO).is_blank());
+    }
+
+    #[test]
+    fn a_recent_answer_is_given_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = Directory::new(dir.path().to_owned());
+        assert_eq!(selected(&directory), None);
+        fs::write(dir.path().join("1.conflist"), conf("a")).unwrap();
+        assert!(directory.current(Duration::from_secs(3600)).is_blank());
+        assert_eq!(selected(&directory).as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn a_huge_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = File::create(dir.path().join("1.conflist")).unwrap();
+        file.set_len(MAX_FILE_BYTES + 1).unwrap();
+        let loaded = Directory::new(dir.path().to_owned()).current(Duration::ZERO);
+        assert!(loaded.invalid[0].1.contains("longer"), "{loaded:?}");
+    }
+}

@@ -1,0 +1,13 @@
+//! A small netlink client: messages are built and read by hand.
+//!
+//! Three families are spoken (routing, nf_tables, connection tracking), a dozen requests
+//! in all; one builder and one reader serve them, and a batch of nf_tables is one
+//! transaction. Blocking: callers run on a thread that may wait for the kernel.
+
+mod message;
+pub(crate) mod nft;
+pub(crate) mod route;
+mod socket;
+
+pub(crate) use message::{Attributes, Message, flags, u32_of};
+pub(crate) use socket::{Family, Reply, Socket};

@@ -1,0 +1,333 @@
+//! nf_tables: one table of family `ip`, its chains, maps and rules, as transactions.
+//!
+//! Attribute and key numbers are those of `linux/netfilter/nf_tables.h`.
+
+use std::io;
+
+use super::{Attributes, Family, Message, Socket, flags};
+
+const SUBSYSTEM: u16 = 10 << 8;
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+const NEW_TABLE: u16 = SUBSYSTEM;
+const GET_TABLE: u16 = SUBSYSTEM | 1;
+const DELETE_TABLE: u16 = SUBSYSTEM | 2;
+const NEW_CHAIN: u16 = SUBSYSTEM | 3;
+const GET_CHAIN: u16 = SUBSYSTEM | 4;
+const NEW_RULE: u16 = SUBSYSTEM | 6;
+const NEW_SET: u16 = SUBSYSTEM | 9;
+const NEW_ELEMENT: u16 = SUBSYSTEM | 12;
+const DELETE_ELEMENT: u16 = SUBSYSTEM | 14;
+
+const NFPROTO_IPV4: u8 = 2;
+/// Length of `nfgenmsg`.
+const HEADER: usize = 4;
+/// Elements of one message: each takes below 64 bytes, and a nested attribute holds
+/// below 64 KiB.
+const ELEMENTS_PER_MESSAGE: usize = 512;
+
+/// The first 4-byte register; keys of maps are laid out from here.
+pub(crate) const REGISTER_KEY: u32 = 8;
+/// The first register behind the longest key; values of maps are laid out from here.
+pub(crate) const REGISTER_VALUE: u32 = 12;
+/// `NF_INET_FORWARD`.
+const HOOK_FORWARD: u32 = 2;
+
+/// Key and value of a map, as they lie in registers.
+pub(crate) type Element = (Vec<u8>, Vec<u8>);
+
+/// Where a chain is called by the kernel.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Hook {
+    /// `filter` or `nat`.
+    pub(crate) kind: &'static str,
+    /// `NF_INET_*`.
+    pub(crate) number: u32,
+    /// Lower ones come first.
+    pub(crate) priority: i32,
+}
+
+/// Builds one transaction on one table.
+#[derive(Debug)]
+pub(crate) struct Transaction<'a> {
+    table: &'a str,
+    messages: Vec<Message>,
+}
+
+impl<'a> Transaction<'a> {
+    /// Begins a transaction on a table.
+    pub(crate) fn on(table: &'a str) -> Self {
+        Self { table, messages: Vec::new() }
+    }
+
+    /// Makes the table unless it is there.
+    pub(crate) fn ensure_table(&mut self) -> &mut Self {
+        self.push(NEW_TABLE, flags::CREATE, |message, table| {
+            message.text(1, table).be32(2, 0);
+        })
+    }
+
+    /// Removes the table with all that it holds.
+    pub(crate) fn delete_table(&mut self) -> &mut Self {
+        self.push(DELETE_TABLE, 0, |message, table| {
+            message.text(1, table);
+        })
+    }
+
+    /// Makes a chain that the kernel calls; what it does not decide is accepted.
+    pub(crate) fn add_chain(&mut self, name: &str, hook: Hook) -> &mut Self {
+        self.push(NEW_CHAIN, flags::CREATE, |message, table| {
+            message.text(1, table).text(3, name);
+            message.nest(4, |attributes| {
+                attributes.be32(1, hook.number).attribute(2, &hook.priority.to_be_bytes());
+            });
+            message.be32(5, 1).text(7, hook.kind);
+        })
+    }
+
+    /// Makes a map. Types are for those who list it; lengths are in bytes.
+    pub(crate) fn add_map(&mut self, name: &str, key: (u32, u32), value: (u32, u32)) -> &mut Self {
+        let id = u32::try_from(self.messages.len()).unwrap_or(u32::MAX);
+        self.push(NEW_SET, flags::CREATE, |message, table| {
+            const MAP: u32 = 0x8;
+            message.text(1, table).text(2, name).be32(3, MAP);
+            message.be32(4, key.0).be32(5, key.1).be32(6, value.0).be32(7, value.1).be32(10, id);
+        })
+    }
+
+    /// Appends a rule.
+    pub(crate) fn add_rule(&mut self, chain: &str, expressions: &[Expression]) -> &mut Self {
+        self.push(NEW_RULE, flags::CREATE | flags::APPEND, |message, table| {
+            message.text(1, table).text(2, chain).nest(4, |list| {
+                for expression in expressions {
+                    expression.write(list);
+                }
+            });
+        })
+    }
+
+    /// Adds elements to a map; the transaction fails where one is there already.
+    pub(crate) fn add_elements(&mut self, map: &str, elements: &[Element]) -> &mut Self {
+        self.elements(NEW_ELEMENT, flags::CREATE | flags::EXCL, map, elements)
+    }
+
+    /// Removes elements from a map; the transaction fails where one is not there.
+    pub(crate) fn delete_elements(&mut self, map: &str, elements: &[Element]) -> &mut Self {
+        self.elements(DELETE_ELEMENT, 0, map, elements)
+    }
+
+    /// Hands the transaction to the kernel: all of it, or nothing.
+    pub(crate) fn commit(self) -> io::Result<()> {
+        if self.messages.is_empty() {
+            return Ok(());
+        }
+        let header = [0, 0, 0, 10];
+        Socket::open(Family::Netfilter)?.transact(
+            Message::new(BATCH_BEGIN, 0, &header),
+            self.messages,
+            Message::new(BATCH_END, 0, &header),
+        )
+    }
+
+    fn elements(&mut self, kind: u16, flags: u16, map: &str, elements: &[Element]) -> &mut Self {
+        for chunk in elements.chunks(ELEMENTS_PER_MESSAGE) {
+            self.push(kind, flags, |message, table| {
+                message.text(1, table).text(2, map).nest(3, |list| {
+                    for (key, value) in chunk {
+                        list.nest(1, |element| {
+                            element.nest(1, |data| {
+                                data.attribute(1, key);
+                            });
+                            element.nest(2, |data| {
+                                data.attribute(1, value);
+                            });
+                        });
+                    }
+                });
+            });
+        }
+        self
+    }
+
+    fn push(&mut self, kind: u16, flags: u16, fill: impl FnOnce(&mut Message, &str)) -> &mut Self {
+        let mut message = Message::new(kind, flags, &[NFPROTO_IPV4, 0, 0, 0]);
+        fill(&mut message, self.table);
+        self.messages.push(message);
+        self
+    }
+}
+
+/// What a rule does with a packet, step by step: comparisons that do not hold end it.
+#[derive(Debug, Clone)]
+pub(crate) enum Expression {
+    /// Loads bytes of the network header.
+    NetworkHeader { register: u32, offset: u32, length: u32 },
+    /// Loads bytes of the transport header.
+    TransportHeader { register: u32, offset: u32, length: u32 },
+    /// Loads what the kernel knows of the packet.
+    Meta { register: u32, key: u32 },
+    /// Loads the connection's status bits.
+    ConnectionStatus { register: u32 },
+    /// Loads the type of the destination address (local, broadcast, ...).
+    DestinationType { register: u32 },
+    /// Masks bits of a register.
+    Mask { register: u32, mask: Vec<u8> },
+    /// Goes on where the register equals the value.
+    Equal { register: u32, value: Vec<u8> },
+    /// Goes on where the register differs from the value.
+    Differs { register: u32, value: Vec<u8> },
+    /// Looks a key up and loads the map's value; ends the rule where there is none.
+    Lookup { map: &'static str, key: u32, value: u32 },
+    /// Changes destination address and port to those in registers.
+    DestinationNat { address: u32, port: u32 },
+    /// Changes the source address to that of the outgoing interface.
+    Masquerade,
+    /// Ends the packet.
+    Drop,
+}
+
+impl Expression {
+    /// Goes on where the destination is an address of the host.
+    pub(crate) fn destination_is_local() -> [Self; 2] {
+        const RTN_LOCAL: u32 = 2;
+        [
+            Self::DestinationType { register: 1 },
+            Self::Equal { register: 1, value: RTN_LOCAL.to_ne_bytes().to_vec() },
+        ]
+    }
+
+    /// Loads the number of the transport protocol.
+    pub(crate) fn transport_protocol(register: u32) -> Self {
+        Self::Meta { register, key: 16 }
+    }
+
+    /// Goes on where the packet came in by an interface.
+    pub(crate) fn came_in_by(interface: &str) -> [Self; 2] {
+        Self::interface_is(6, interface)
+    }
+
+    /// Goes on where the packet leaves by an interface.
+    pub(crate) fn goes_out_by(interface: &str) -> [Self; 2] {
+        Self::interface_is(7, interface)
+    }
+
+    fn interface_is(key: u32, interface: &str) -> [Self; 2] {
+        const IFNAMSIZ: usize = 16;
+        let mut name = interface.as_bytes().to_vec();
+        name.resize(IFNAMSIZ, 0);
+        [Self::Meta { register: 1, key }, Self::Equal { register: 1, value: name }]
+    }
+
+    fn write(&self, list: &mut Message) {
+        list.nest(1, |element| {
+            element.text(1, self.name()).nest(2, |data| self.write_data(data));
+        });
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::NetworkHeader { .. } | Self::TransportHeader { .. } => "payload",
+            Self::Meta { .. } => "meta",
+            Self::ConnectionStatus { .. } => "ct",
+            Self::DestinationType { .. } => "fib",
+            Self::Mask { .. } => "bitwise",
+            Self::Equal { .. } | Self::Differs { .. } => "cmp",
+            Self::Lookup { .. } => "lookup",
+            Self::DestinationNat { .. } => "nat",
+            Self::Masquerade => "masq",
+            Self::Drop => "immediate",
+        }
+    }
+
+    fn write_data(&self, data: &mut Message) {
+        match self {
+            Self::NetworkHeader { register, offset, length } => {
+                data.be32(1, *register).be32(2, 1).be32(3, *offset).be32(4, *length);
+            }
+            Self::TransportHeader { register, offset, length } => {
+                data.be32(1, *register).be32(2, 2).be32(3, *offset).be32(4, *length);
+            }
+            Self::Meta { register, key } => {
+                data.be32(2, *key).be32(1, *register);
+            }
+            Self::ConnectionStatus { register } => {
+                data.be32(1, *register).be32(2, 2);
+            }
+            Self::DestinationType { register } => {
+                const ADDRESS_TYPE: u32 = 3;
+                const OF_DESTINATION: u32 = 2;
+                data.be32(1, *register).be32(2, ADDRESS_TYPE).be32(3, OF_DESTINATION);
+            }
+            Self::Mask { register, mask } => {
+                let length = u32::try_from(mask.len()).unwrap_or(u32::MAX);
+                data.be32(1, *register).be32(2, *register).be32(3, length);
+                data.nest(4, |value| {
+                    value.attribute(1, mask);
+                });
+                data.nest(5, |value| {
+                    value.attribute(1, &vec![0; mask.len()]);
+                });
+            }
+            Self::Equal { register, value } => write_comparison(data, *register, 0, value),
+            Self::Differs { register, value } => write_comparison(data, *register, 1, value),
+            Self::Lookup { map, key, value } => {
+                data.text(1, map).be32(2, *key).be32(3, *value);
+            }
+            Self::DestinationNat { address, port } => {
+                const DESTINATION: u32 = 1;
+                data.be32(1, DESTINATION).be32(2, u32::from(NFPROTO_IPV4));
+                data.be32(3, *address).be32(4, *address).be32(5, *port).be32(6, *port);
+            }
+            Self::Masquerade => {}
+            Self::Drop => {
+                data.be32(1, 0).nest(2, |value| {
+                    value.nest(2, |verdict| {
+                        verdict.be32(1, 0);
+                    });
+                });
+            }
+        }
+    }
+}
+
+fn write_comparison(data: &mut Message, register: u32, operator: u32, value: &[u8]) {
+    data.be32(1, register).be32(2, operator).nest(3, |wanted| {
+        wanted.attribute(1, value);
+    });
+}
+
+/// Reports whether a table is there; a kernel without nf_tables has none.
+pub(crate) fn table_exists(table: &str) -> io::Result<bool> {
+    use rustix::io::Errno;
+
+    let mut message = Message::new(GET_TABLE, 0, &[NFPROTO_IPV4, 0, 0, 0]);
+    message.text(1, table);
+    match Socket::open(Family::Netfilter).and_then(|mut socket| socket.request(message)) {
+        Ok(_) => Ok(true),
+        Err(error) => match Errno::from_io_error(&error) {
+            Some(Errno::NOENT | Errno::PROTONOSUPPORT | Errno::OPNOTSUPP) => Ok(false),
+            _ => Err(error),
+        },
+    }
+}
+
+/// Returns the tables and chains that drop what is forwarded unless a rule of theirs
+/// accepts it: no accept in another table overrides them.
+pub(crate) fn forward_drops() -> io::Result<Vec<String>> {
+    let message = Message::new(GET_CHAIN, 0, &[0, 0, 0, 0]);
+    let replies = Socket::open(Family::Netfilter)?.dump(&message)?;
+    let dropping = replies.iter().filter(|reply| reply.kind == NEW_CHAIN).filter_map(|reply| {
+        // NFPROTO_INET (1) and NFPROTO_IPV4 (2) see what is forwarded.
+        let ours = matches!(reply.payload.first()?, 1 | 2);
+        let attributes = Attributes(reply.payload.get(HEADER..)?);
+        let hook = Attributes(attributes.clone().find(4)?).find(1).and_then(be32_of)?;
+        let policy = attributes.clone().find(5).and_then(be32_of)?;
+        let name = || Some(format!("{} {}", attributes.clone().text(1)?, attributes.text(3)?));
+        if ours && hook == HOOK_FORWARD && policy == 0 { name() } else { None }
+    });
+    Ok(dropping.collect())
+}
+
+fn be32_of(value: &[u8]) -> Option<u32> {
+    Some(u32::from_be_bytes(value.get(..4)?.try_into().ok()?))
+}

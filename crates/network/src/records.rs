@@ -1,0 +1,198 @@
+//! What is owed back: one record a sandbox, there before the first step of an attach and
+//! gone after the last of a detach.
+//!
+//! A record of a plugin chain holds all that DEL needs, the configuration included, and
+//! is synced before ADD: addresses that plugins took outlive a power cut, so must the
+//! debt. A record of the built-in network is not: its leases name their owners.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use types::{PortMapping, SandboxId};
+
+use crate::{
+    Attachment, NetworkError,
+    files::{self, Strength},
+};
+
+/// The format's version.
+const VERSION: u32 = 1;
+/// The longest record: a configuration (1 MiB) and a result (1 MiB), both escaped.
+const MAX_RECORD_BYTES: u64 = 8 * 1024 * 1024;
+
+/// What a sandbox owes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    version: u32,
+    pub(crate) sandbox_id: SandboxId,
+    pub(crate) netns: PathBuf,
+    pub(crate) network: Owed,
+    /// What ADD gave; missing while it is under way.
+    pub(crate) attachment: Option<Attachment>,
+}
+
+/// By which network.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub(crate) enum Owed {
+    /// The built-in one.
+    Builtin {
+        /// Ports of the host.
+        port_mappings: Vec<PortMapping>,
+    },
+    /// A chain of plugins.
+    Cni {
+        /// The configuration list.
+        conf: Value,
+        /// CNI_ARGS.
+        arguments: Vec<(String, String)>,
+        /// Arguments that plugins ask for by their capabilities.
+        capabilities: Map<String, Value>,
+    },
+}
+
+impl Record {
+    pub(crate) fn new(sandbox_id: SandboxId, netns: PathBuf, network: Owed) -> Self {
+        Self { version: VERSION, sandbox_id, netns, network, attachment: None }
+    }
+
+    /// Returns the address on the built-in network.
+    pub(crate) fn builtin_address(&self) -> Option<Ipv4Addr> {
+        self.attachment.as_ref()?.ips.iter().find_map(|ip| match ip {
+            std::net::IpAddr::V4(ip) => Some(*ip),
+            std::net::IpAddr::V6(_) => None,
+        })
+    }
+
+    fn strength(&self) -> Strength {
+        match (&self.network, &self.attachment) {
+            // With the attachment it is written again, and only the debt matters.
+            (Owed::Cni { .. }, None) => Strength::Power,
+            _ => Strength::Process,
+        }
+    }
+}
+
+/// The directory of records.
+#[derive(Debug)]
+pub(crate) struct Records {
+    dir: PathBuf,
+}
+
+impl Records {
+    pub(crate) fn new(cache_dir: &Path) -> Self {
+        Self { dir: cache_dir.join("owed") }
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Writes a record. The attachment is kept in a file of its own: a power cut that
+    /// spoils it leaves the debt readable.
+    pub(crate) fn store(&self, record: &Record) -> Result<(), NetworkError> {
+        let path = match record.attachment {
+            None => self.path(&record.sandbox_id),
+            Some(_) => self.attached_path(&record.sandbox_id),
+        };
+        let text = serde_json::to_vec(record)
+            .map_err(|source| NetworkError::DamagedRecord { path: path.clone(), source })?;
+        files::write(&path, &text, record.strength())
+    }
+
+    /// Reads a record; `None` where the sandbox owes nothing.
+    pub(crate) fn load(&self, id: &SandboxId) -> Result<Option<Record>, NetworkError> {
+        match read(&self.attached_path(id)) {
+            Ok(Some(record)) => return Ok(Some(record)),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, sandbox_id = %id, "using the older record"),
+        }
+        read(&self.path(id))
+    }
+
+    /// Removes a record. The debt goes last.
+    pub(crate) fn remove(&self, id: &SandboxId) -> Result<(), NetworkError> {
+        files::remove(&self.attached_path(id))?;
+        files::remove(&self.path(id))
+    }
+
+    /// Returns all sandboxes that owe something.
+    pub(crate) fn list(&self) -> Result<Vec<SandboxId>, NetworkError> {
+        let failed = |source| files::failed("list", &self.dir, source);
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(&self.dir).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            let id = name.to_str().and_then(|name| name.split('.').next()?.parse().ok());
+            ids.extend(id);
+        }
+        ids.sort();
+        ids.dedup();
+        Ok(ids)
+    }
+
+    fn path(&self, id: &SandboxId) -> PathBuf {
+        self.dir.join(format!("{id}.json"))
+    }
+
+    fn attached_path(&self, id: &SandboxId) -> PathBuf {
+        self.dir.join(format!("{id}.attached.json"))
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Record>, NetworkError> {
+    let mut text = Vec::new();
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(files::failed("read", path, source)),
+    };
+    file.take(MAX_RECORD_BYTES)
+        .read_to_end(&mut text)
+        .map_err(|source| files::failed("read", path, source))?;
+    let damaged = |source| NetworkError::DamagedRecord { path: path.to_owned(), source };
+    let record: Record = serde_json::from_slice(&text).map_err(damaged)?;
+    if record.version != VERSION {
+        let text = format!("its version is {}", record.version);
+        return Err(damaged(serde::de::Error::custom(text)));
+    }
+    Ok(Some(record))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spoilt_attachment_leaves_the_debt() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::new(dir.path());
+        files::make_dir(records.dir()).unwrap();
+        let id = SandboxId::random();
+        assert_eq!(records.load(&id).unwrap(), None);
+        let owed = Owed::Cni {
+            conf: serde_json::json!({ "name": "n" }),
+            arguments: vec![("a".to_owned(), "b".to_owned())],
+            capabilities: Map::new(),
+        };
+        let mut record = Record::new(id.clone(), PathBuf::from("/n"), owed);
+        records.store(&record).unwrap();
+        let debt = record.clone();
+        let (network, result) = ("n".to_owned(), Value::Null);
+        record.attachment = Some(Attachment { ips: Vec::new(), network, builtin: false, result });
+        records.store(&record).unwrap();
+        assert_eq!(records.load(&id).unwrap(), Some(record));
+        fs::write(records.attached_path(&id), "").unwrap();
+        assert_eq!(records.load(&id).unwrap(), Some(debt));
+        assert_eq!(records.list().unwrap(), std::slice::from_ref(&id));
+        fs::write(records.path(&id), "{").unwrap();
+        assert!(matches!(records.load(&id), Err(NetworkError::DamagedRecord { .. })));
+        records.remove(&id).unwrap();
+        assert_eq!(records.list().unwrap(), []);
+    }
+}

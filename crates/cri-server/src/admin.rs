@@ -16,7 +16,7 @@ impl ImageAdmin for Server {
     async fn load(&self, request: Request<Streaming<LoadRequest>>) -> Result<Response<LoadResponse>, Status> {
         traced("Load", async {
             let mut pieces = request.into_inner();
-            let spool = self.images.spool().await.map_err(|e| Status::unknown(telemetry::chain(&e)))?;
+            let spool = self.images.spool().map_err(|e| Status::unknown(format!("failed to spool the archive: {e}")))?;
             let failed = |e: std::io::Error| Status::unknown(format!("failed to spool the archive: {e}"));
             let mut file = tokio::fs::File::create(spool.path()).await.map_err(failed)?;
             let mut size = 0_u64;
@@ -29,8 +29,12 @@ impl ImageAdmin for Server {
             }
             file.flush().await.map_err(failed)?;
             drop(file);
-            let images = self.images.load(spool.path()).await.map_err(|e| crate::error::pull_status(&e))?;
-            Ok(LoadResponse { images })
+            let loaded = self.images.load(spool.path()).await.map_err(|e| crate::error::pull_status(&e))?;
+            let named = loaded.into_iter().flat_map(|one| match one.names.is_empty() {
+                true => vec![one.image.id.to_string()],
+                false => one.names,
+            });
+            Ok(LoadResponse { images: named.collect() })
         })
         .await
     }

@@ -118,11 +118,13 @@ impl PodTask {
             config,
         };
         let (inner, layers, key) = (self.inner.clone(), record.image.layers.clone(), id.clone());
-        let text = built.config_json;
+        let spec::Built { config_json, process_json, .. } = built;
         blocking(move || {
             crate::files::make_dir(&bundle.join("rootfs"))?;
-            std::fs::write(bundle.join("config.json"), text)
-                .map_err(|source| Error::File { what: "write", path: bundle.join("config.json"), source })?;
+            for (file, text) in [(spec::SPEC_FILE, config_json), (spec::PROCESS_FILE, process_json)] {
+                let path = bundle.join(file);
+                std::fs::write(&path, text).map_err(|source| Error::File { what: "write", path, source })?;
+            }
             inner
                 .services
                 .snapshots
@@ -203,14 +205,14 @@ impl PodTask {
         let monitor = self.handle.monitor().ok_or_else(|| {
             Error::WrongState(format!("the monitor of sandbox {} is dead", self.id()))
         })?;
-        let group = spec::make_cgroup(&self.inner, &record).await?;
+        let bundle = self.files.bundle(id);
+        let group = spec::make_cgroup(&self.inner, &record, &bundle).await?;
         let active = self
             .inner
             .services
             .snapshots
             .get(id)
             .ok_or_else(|| Error::WrongState(format!("the root file system of container {id} is gone")))?;
-        let bundle = self.files.bundle(id);
         let request = StartContainer {
             id: id.clone(),
             rootfs_target: bundle.join("rootfs"),

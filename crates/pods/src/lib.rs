@@ -30,6 +30,7 @@ pub use exec::ExecOutput;
 pub use index::{ContainerFilter, SandboxFilter, StateKind};
 pub use record::{ContainerRecord, ContainerState, Exit, ImageRef, SandboxPhase, SandboxRecord, User};
 pub use recover::Recovered;
+pub use spec::supports_recursive_read_only;
 pub use service::{Options, Pods, Services};
 
 /// The name of the native runtime handler, also reached by an empty name.

@@ -50,7 +50,7 @@ pub struct Services {
     /// Images.
     pub images: Arc<Images>,
     /// Root file systems.
-    pub snapshots: Arc<Snapshots>,
+    pub snapshots: Snapshots,
     /// The pod network.
     pub network: Arc<Network>,
     /// Control groups.

@@ -84,7 +84,7 @@ fn limits(from: &LinuxResources) -> Resources {
         cpu_period_us: cpu.and_then(|c| c.period()),
         cpuset_cpus: cpu.and_then(|c| c.cpus().clone()),
         cpuset_mems: cpu.and_then(|c| c.mems().clone()),
-        pids_limit: from.pids().as_ref().and_then(|p| p.limit()),
+        pids_limit: from.pids().as_ref().map(oci_spec::runtime::LinuxPids::limit),
         hugepages: from
             .hugepage_limits()
             .iter()
@@ -120,4 +120,24 @@ fn device_rule(from: &oci_spec::runtime::LinuxDeviceCgroup) -> Option<DeviceRule
 /// Whether AppArmor profiles have any effect here.
 pub(crate) fn apparmor_is_active() -> bool {
     std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|t| t.starts_with('Y'))
+}
+
+/// A specification, ready to be written.
+pub(crate) struct Built {
+    pub(crate) config_json: Vec<u8>,
+    pub(crate) process_json: Vec<u8>,
+    pub(crate) user: ResolvedUser,
+}
+
+/// Whether mounts can be made read-only with all that is below them: tried once, on a
+/// detached copy of the root mount (`mount_setattr(2)`, Linux 5.12).
+pub fn supports_recursive_read_only() -> bool {
+    static TRIED: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *TRIED.get_or_init(|| {
+        use rustix::mount::{OpenTreeFlags, open_tree};
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let read_only = sys::mount::MountAttr { set: sys::mount::ATTR_RDONLY, ..sys::mount::MountAttr::default() };
+        open_tree(rustix::fs::CWD, "/", flags)
+            .is_ok_and(|tree| sys::mount::set_attributes(tree, read_only, true).is_ok())
+    })
 }

@@ -31,11 +31,8 @@ impl Daemon {
             info!("the machine was restarted: live state of the last boot is thrown away");
         }
         let root = settings.root.join("snapshots");
-        let snapshots = tokio::task::spawn_blocking(move || Snapshots::open(&root))
-            .await?
-            .context("failed to open the root file systems")?;
-        let snapshots = Arc::new(snapshots);
-        let images = Images::open(image_options(settings), snapshots.clone()).await.context("failed to open the images")?;
+        let snapshots = Snapshots::open(&root).context("failed to open the root file systems")?;
+        let images = Images::open(image_options(settings), snapshots.clone()).context("failed to open the images")?;
         let network = Network::new(network_options(settings)?).context("failed to set up the pod network")?;
         let cgroups = Arc::new(Cgroups::detect().context("failed to find the control groups")?);
         let program = monitor_program(&settings.monitor.program)?;

@@ -10,9 +10,7 @@ mod status;
 
 pub(crate) use container::{container_config, image_spec};
 pub(crate) use sandbox::sandbox_config;
-pub(crate) use status::{
-    container, container_state, container_status, image, image_user, sandbox, sandbox_state, sandbox_status,
-};
+pub(crate) use status::{container, container_status, image, sandbox, sandbox_status};
 
 use tonic::Status;
 

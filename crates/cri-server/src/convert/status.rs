@@ -16,7 +16,7 @@ fn metadata(from: &SandboxMetadata) -> v1::PodSandboxMetadata {
 }
 
 /// The state that a sandbox is reported in.
-pub(crate) fn sandbox_state(record: &SandboxRecord) -> v1::PodSandboxState {
+fn sandbox_state(record: &SandboxRecord) -> v1::PodSandboxState {
     if record.is_ready() { v1::PodSandboxState::SandboxReady } else { v1::PodSandboxState::SandboxNotready }
 }
 
@@ -55,7 +55,7 @@ pub(crate) fn sandbox_status(record: &SandboxRecord) -> v1::PodSandboxStatus {
 }
 
 /// The state that a container is reported in.
-pub(crate) fn container_state(state: &ContainerState) -> v1::ContainerState {
+fn container_state(state: &ContainerState) -> v1::ContainerState {
     match StateKind::of(state) {
         StateKind::Created => v1::ContainerState::ContainerCreated,
         StateKind::Running => v1::ContainerState::ContainerRunning,
@@ -191,7 +191,7 @@ pub(crate) fn image(from: &Image) -> v1::Image {
 /// Who an image's containers are unless told otherwise: a number, or a name without
 /// its group. Nothing at all would be read as root by the kubelet's check of
 /// `runAsNonRoot`, so an image without a user says uid 0 itself.
-pub(crate) fn image_user(user: &str) -> (Option<i64>, String) {
+fn image_user(user: &str) -> (Option<i64>, String) {
     let name = user.split(':').next().unwrap_or_default();
     if name.is_empty() {
         return (Some(0), String::new());

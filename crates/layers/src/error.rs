@@ -2,6 +2,8 @@
 
 use std::io;
 
+use rustix::io::Errno;
+
 /// A layer that was not unpacked, or a tree that was not walked.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
@@ -75,10 +77,10 @@ impl UnpackError {
                 UnpackErrorKind::Invalid
             }
             Self::Limit { .. } => UnpackErrorKind::Exhausted,
-            Self::Apply { source, .. } => match source.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                    UnpackErrorKind::Exhausted
-                }
+            Self::Apply { source, .. } => match Errno::from_io_error(source) {
+                Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => UnpackErrorKind::Exhausted,
+                // Names and links are the layer's own.
+                Some(Errno::LOOP | Errno::NAMETOOLONG) => UnpackErrorKind::Invalid,
                 _ => UnpackErrorKind::Machine,
             },
         }

@@ -13,9 +13,15 @@
 //! `images` unpacks, `snapshots` gives the directory and takes the [`Summary`].
 #![forbid(unsafe_code)]
 
+mod apply;
+mod dirs;
 mod error;
 mod limits;
+mod names;
+mod room;
+mod tar;
 mod tree;
+mod xattrs;
 
 use std::io::Read;
 
@@ -52,6 +58,6 @@ pub fn unpack(
     root: BorrowedFd<'_>,
     limits: &Limits,
 ) -> Result<Summary, UnpackError> {
-    let _ = (reader, root, limits);
-    todo!()
+    let mut archive = tar::Archive::new(reader, limits);
+    apply::Applier::new(root, limits)?.run(&mut archive)
 }

@@ -1,218 +1,218 @@
-//! Which images there are, under which names: in memory, with a synced record each.
+//! Which images there are, and under which names. Pure: the rules of names, with
+//! no disk in sight.
+//!
+//! An image is what its configuration's digest names. Names point to images: a name
+//! with a tag to one at a time, the newest; a name with a digest for ever. Removing
+//! an image by any of its names removes it whole.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
-use parking_lot::Mutex;
-use state::{Durability, Store, StoreError};
-use types::{Digest, DiffId, Image, ImageId};
+use serde::{Deserialize, Serialize};
+use types::{DiffId, Digest, Image, ImageConfig, ImageId};
 
-use crate::reference::{Reference, Version};
+use crate::reference::Reference;
 
-/// The shortest part of an id that an image is found by.
-const MIN_ID_PREFIX: usize = 4;
+/// The least digits of an id that are looked up: fewer would hit by accident.
+const MIN_PREFIX_DIGITS: usize = 4;
 
-/// The images.
-#[derive(Debug)]
+/// What is kept of an image on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ImageRecord {
+    /// The digest of its configuration.
+    pub id: ImageId,
+    /// The digest of the manifest that it was last stored with.
+    pub manifest: Digest,
+    /// Compressed layers and configuration, in bytes.
+    pub size_bytes: u64,
+    /// Its layers, the lowest first.
+    pub layers: Vec<DiffId>,
+    /// What it asks of a container.
+    pub config: ImageConfig,
+    /// When it was first stored, in nanoseconds since 1970.
+    pub created_at_ns: i64,
+    /// Its names with a tag, and when each was given: after a crash between the
+    /// record that gains a name and the one that loses it, the higher number wins.
+    pub tags: BTreeMap<String, u64>,
+    /// Its names with a digest.
+    pub digests: BTreeSet<String>,
+}
+
+/// The images and their names.
+#[derive(Debug, Default)]
 pub(crate) struct Catalog {
-    store: Store,
-    images: Mutex<BTreeMap<ImageId, Arc<Image>>>,
+    images: BTreeMap<ImageId, (ImageRecord, Arc<Image>)>,
+    names: HashMap<String, ImageId>,
     pinned: HashSet<String>,
+    last_given: u64,
 }
 
 impl Catalog {
-    /// Reads the records. An image whose layers are not all there is not listed: a new
-    /// pull brings it back.
-    pub(crate) fn open(
-        store: Store,
-        pinned: &[String],
-        has_layer: impl Fn(&DiffId) -> bool,
-    ) -> Result<Self, StoreError> {
-        let mut images = BTreeMap::new();
-        for loaded in store.load_all::<Image>()? {
-            match loaded.value {
-                Ok(image) if image.id.0.hex() == loaded.name && image.layers.iter().all(&has_layer) => {
-                    images.insert(image.id, Arc::new(image));
-                }
-                other => {
-                    let why = other.err().map_or_else(|| "not all of its layers are there".to_owned(), |e| e.to_string());
-                    tracing::warn!(image = %loaded.name, "the image is not usable and is forgotten: {why}");
-                    store.remove(&loaded.name)?;
-                }
+    /// Makes an empty catalog. `pinned` are exact names or ids.
+    pub fn new(pinned: &[String]) -> Self {
+        let normal = |name: &String| match name.parse::<Reference>() {
+            Ok(reference) if !is_id(name) => reference.to_string(),
+            _ => name.clone(),
+        };
+        Self { pinned: pinned.iter().map(normal).collect(), ..Self::default() }
+    }
+
+    /// Returns the image of an id, a name, or a unique prefix of an id, in this order.
+    pub fn get(&self, text: &str) -> Option<Arc<Image>> {
+        self.find(text).and_then(|id| self.images.get(&id)).map(|(_, image)| image.clone())
+    }
+
+    /// Returns all images, in the order of their ids.
+    pub fn list(&self) -> Vec<Arc<Image>> {
+        self.images.values().map(|(_, image)| image.clone()).collect()
+    }
+
+    /// Returns all records, in the order of their ids.
+    pub fn records(&self) -> impl Iterator<Item = &ImageRecord> {
+        self.images.values().map(|(record, _)| record)
+    }
+
+    /// Returns an image's record.
+    pub fn record(&self, id: ImageId) -> Option<&ImageRecord> {
+        self.images.get(&id).map(|(record, _)| record)
+    }
+
+    /// Returns the layers of all images.
+    pub fn layers(&self) -> HashSet<DiffId> {
+        self.images.values().flat_map(|(record, _)| record.layers.iter().copied()).collect()
+    }
+
+    /// Returns the id behind a text.
+    pub fn find(&self, text: &str) -> Option<ImageId> {
+        let digits = text.strip_prefix("sha256:").unwrap_or(text);
+        if let Ok(id) = format!("sha256:{digits}").parse::<ImageId>() {
+            return self.images.contains_key(&id).then_some(id);
+        }
+        if let Ok(reference) = text.parse::<Reference>()
+            && let Some(id) = self.names.get(&reference.to_string())
+        {
+            return Some(*id);
+        }
+        self.find_prefix(digits)
+    }
+
+    fn find_prefix(&self, digits: &str) -> Option<ImageId> {
+        if digits.len() < MIN_PREFIX_DIGITS
+            || !digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+        {
+            return None;
+        }
+        let mut found = self.images.keys().filter(|id| id.0.hex().starts_with(digits));
+        match (found.next(), found.next()) {
+            (Some(id), None) => Some(*id),
+            _ => None,
+        }
+    }
+
+    /// Returns the records that change when an image is stored, in the order in which
+    /// they must be written: first the one that gains names, then those that lose them.
+    pub fn plan(&self, new: Image) -> Vec<ImageRecord> {
+        let given = self.last_given + 1;
+        let old = self.images.get(&new.id).map(|(record, _)| record);
+        let mut record = ImageRecord {
+            id: new.id,
+            manifest: new.manifest,
+            size_bytes: new.size_bytes,
+            layers: new.layers,
+            config: new.config,
+            created_at_ns: old.map_or(new.created_at_ns, |old| old.created_at_ns),
+            tags: old.map(|old| old.tags.clone()).unwrap_or_default(),
+            digests: old.map(|old| old.digests.clone()).unwrap_or_default(),
+        };
+        let mut losers = BTreeMap::new();
+        for name in new.repo_tags.iter().chain(&new.repo_digests) {
+            if let Some(loser) = self.names.get(name).filter(|id| **id != record.id) {
+                losers.entry(*loser).or_insert_with(Vec::new).push(name.clone());
             }
         }
-        let pinned = pinned.iter().map(|name| normal(name)).collect();
-        Ok(Self { store, images: Mutex::new(images), pinned })
-    }
-
-    pub(crate) fn list(&self) -> Vec<Arc<Image>> {
-        self.images.lock().values().map(|image| self.with_pin(image)).collect()
-    }
-
-    pub(crate) fn get(&self, text: &str) -> Option<Arc<Image>> {
-        let images = self.images.lock();
-        let id = find(&images, text)?;
-        images.get(&id).map(|image| self.with_pin(image))
-    }
-
-    fn with_pin(&self, image: &Arc<Image>) -> Arc<Image> {
-        let pinned = image.repo_tags.iter().chain(&image.repo_digests).any(|name| self.pinned.contains(name));
-        if pinned == image.pinned {
-            return image.clone();
+        record.tags.extend(new.repo_tags.into_iter().map(|tag| (tag, given)));
+        record.digests.extend(new.repo_digests);
+        let mut records = vec![record];
+        for (id, names) in losers {
+            if let Some((loser, _)) = self.images.get(&id) {
+                let mut loser = loser.clone();
+                for name in names {
+                    loser.tags.remove(&name);
+                    loser.digests.remove(&name);
+                }
+                records.push(loser);
+            }
         }
-        Arc::new(Image { pinned, ..Image::clone(image) })
+        records
     }
 
-    /// All layers that an image needs.
-    pub(crate) fn layers(&self) -> HashSet<DiffId> {
-        self.images.lock().values().flat_map(|image| image.layers.iter().copied()).collect()
-    }
-
-    /// Adds an image, or names to one that is there. A tag is one image's only: another
-    /// one loses it.
-    pub(crate) fn add(&self, new: Image) -> Result<Arc<Image>, StoreError> {
-        let mut images = self.images.lock();
-        let mut image = match images.get(&new.id) {
-            Some(known) => Image {
-                repo_tags: joined(&known.repo_tags, &new.repo_tags),
-                repo_digests: joined(&known.repo_digests, &new.repo_digests),
-                created_at_ns: known.created_at_ns,
-                ..new
-            },
-            None => new,
-        };
-        image.pinned = false;
-        self.put(&image)?;
-        let image = Arc::new(image);
-        images.insert(image.id, image.clone());
-        let losers: Vec<Arc<Image>> = images
-            .values()
-            .filter(|other| other.id != image.id && other.repo_tags.iter().any(|t| image.repo_tags.contains(t)))
-            .cloned()
-            .collect();
-        for loser in losers {
-            let mut loser = Image::clone(&loser);
-            loser.repo_tags.retain(|tag| !image.repo_tags.contains(tag));
-            self.put(&loser)?;
-            images.insert(loser.id, Arc::new(loser));
+    /// Takes over a record: one that [`Catalog::plan`] made, or one from disk, in any
+    /// order. Of two that claim one name the one that was given it later keeps it.
+    pub fn put(&mut self, mut record: ImageRecord) -> Arc<Image> {
+        let id = record.id;
+        self.remove(id);
+        let tags = std::mem::take(&mut record.tags);
+        for (tag, given) in tags {
+            self.last_given = self.last_given.max(given);
+            if self.take_name(&tag, given) {
+                self.names.insert(tag.clone(), id);
+                record.tags.insert(tag, given);
+            }
         }
-        Ok(self.with_pin(&image))
+        for digest in &record.digests {
+            self.names.insert(digest.clone(), id);
+        }
+        let image = Arc::new(self.image(&record));
+        self.images.insert(id, (record, image.clone()));
+        image
     }
 
-    fn put(&self, image: &Image) -> Result<(), StoreError> {
-        self.store.put(&image.id.0.hex(), image, Durability::PowerCut)
+    /// Takes a tag from the image that has it, unless that one was given it later.
+    fn take_name(&mut self, tag: &str, given: u64) -> bool {
+        let Some(holder) = self.names.get(tag).copied() else { return true };
+        let Some((mut record, _)) = self.images.get(&holder).cloned() else { return true };
+        if record.tags.get(tag).is_some_and(|held| *held > given) {
+            return false;
+        }
+        record.tags.remove(tag);
+        let image = Arc::new(self.image(&record));
+        self.images.insert(holder, (record, image));
+        true
     }
 
-    /// Removes the image that `text` names, under all of its names.
-    pub(crate) fn remove(&self, text: &str) -> Result<Option<ImageId>, (ImageId, StoreError)> {
-        let mut images = self.images.lock();
-        let Some(id) = find(&images, text) else { return Ok(None) };
-        self.store.remove(&id.0.hex()).map_err(|source| (id, source))?;
-        images.remove(&id);
-        Ok(Some(id))
+    /// Removes an image and all of its names.
+    pub fn remove(&mut self, id: ImageId) -> bool {
+        let Some(_) = self.images.remove(&id) else { return false };
+        self.names.retain(|_, holder| *holder != id);
+        true
+    }
+
+    fn image(&self, record: &ImageRecord) -> Image {
+        let id = record.id.to_string();
+        let pinned = record.tags.keys().chain(&record.digests).any(|n| self.pinned.contains(n))
+            || self.pinned.contains(&id)
+            || self.pinned.contains(&record.id.0.hex());
+        Image {
+            id: record.id,
+            repo_tags: record.tags.keys().cloned().collect(),
+            repo_digests: record.digests.iter().cloned().collect(),
+            manifest: record.manifest,
+            size_bytes: record.size_bytes,
+            layers: record.layers.clone(),
+            config: record.config.clone(),
+            created_at_ns: record.created_at_ns,
+            pinned,
+        }
     }
 }
 
-fn joined(known: &[String], new: &[String]) -> Vec<String> {
-    let mut all = known.to_vec();
-    all.extend(new.iter().filter(|name| !known.contains(name)).cloned());
-    all.sort();
-    all
-}
-
-fn normal(name: &str) -> String {
-    name.parse::<Reference>().map_or_else(|_| name.to_owned(), |r| r.to_string())
-}
-
-/// Finds by id, then by name, then by the start of an id.
-fn find(images: &BTreeMap<ImageId, Arc<Image>>, text: &str) -> Option<ImageId> {
-    let with_algorithm = if text.starts_with("sha256:") { text.to_owned() } else { format!("sha256:{text}") };
-    if let Ok(digest) = with_algorithm.parse::<Digest>() {
-        let id = ImageId(digest);
-        if images.contains_key(&id) {
-            return Some(id);
-        }
-    }
-    if let Ok(reference) = text.parse::<Reference>() {
-        let name = reference.to_string();
-        let names = |image: &Image| match reference.version() {
-            Version::Digest(digest) => image.repo_digests.contains(&reference.at_digest(*digest)),
-            Version::Tag(_) => image.repo_tags.contains(&name),
-        };
-        if let Some(image) = images.values().find(|image| names(image)) {
-            return Some(image.id);
-        }
-    }
-    let prefix = text.strip_prefix("sha256:").unwrap_or(text);
-    let is_prefix = prefix.len() >= MIN_ID_PREFIX && prefix.bytes().all(|b| b.is_ascii_hexdigit());
-    let mut matching = images.keys().filter(|id| is_prefix && id.0.hex().starts_with(prefix));
-    match (matching.next(), matching.next()) {
-        (Some(one), None) => Some(*one),
-        _ => None,
-    }
+fn is_id(text: &str) -> bool {
+    let digits = text.strip_prefix("sha256:").unwrap_or(text);
+    format!("sha256:{digits}").parse::<ImageId>().is_ok()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn image(n: u8, tags: &[&str], digests: &[&str]) -> Image {
-        let digest = Digest::from_bytes([n; 32]);
-        Image {
-            id: ImageId(digest),
-            repo_tags: tags.iter().map(|t| (*t).to_owned()).collect(),
-            repo_digests: digests.iter().map(|d| (*d).to_owned()).collect(),
-            manifest: digest,
-            size_bytes: 1,
-            layers: vec![DiffId(digest)],
-            config: types::ImageConfig::default(),
-            created_at_ns: 1,
-            pinned: false,
-        }
-    }
-
-    fn catalog(dir: &std::path::Path) -> Catalog {
-        let store = Store::open(dir, "image", 1).unwrap();
-        Catalog::open(store, &["busybox".to_owned()], |_| true).unwrap()
-    }
-
-    const BUSYBOX: &str = "docker.io/library/busybox:latest";
-
-    #[test]
-    fn one_image_has_many_names_and_one_tag_one_image() {
-        let dir = tempfile::tempdir().unwrap();
-        let all = catalog(dir.path());
-        let by_digest = format!("x.io/a@sha256:{}", "11".repeat(32));
-        all.add(image(1, &[BUSYBOX], &[])).unwrap();
-        all.add(image(1, &["x.io/a:1"], &[&by_digest])).unwrap();
-        assert_eq!(all.list().len(), 1);
-        for name in ["busybox", BUSYBOX, "x.io/a:1", &by_digest, &"01".repeat(32), "0101", &format!("sha256:{}", "01".repeat(32))] {
-            assert_eq!(all.get(name).unwrap().repo_tags, [BUSYBOX, "x.io/a:1"], "{name}");
-        }
-        assert!(all.get("busybox").unwrap().pinned);
-        for name in ["x.io/a", "x.io/a:2", "01", "zz", "", "busybox:1"] {
-            assert!(all.get(name).is_none(), "{name}");
-        }
-        all.add(image(2, &["x.io/a:1"], &[])).unwrap();
-        assert_eq!(all.get("x.io/a:1").unwrap().id, image(2, &[], &[]).id);
-        assert_eq!(all.get("busybox").unwrap().repo_tags, [BUSYBOX]);
-        // After a restart the same.
-        let again = catalog(dir.path());
-        assert_eq!(again.list(), all.list());
-        assert_eq!(again.remove("busybox").unwrap(), Some(image(1, &[], &[]).id));
-        assert_eq!(again.remove("busybox").unwrap(), None);
-        assert!(again.get(&by_digest).is_none());
-        assert_eq!(again.list().len(), 1);
-    }
-
-    #[test]
-    fn an_image_without_its_layers_is_not_listed() {
-        let dir = tempfile::tempdir().unwrap();
-        catalog(dir.path()).add(image(1, &[BUSYBOX], &[])).unwrap();
-        let store = Store::open(dir.path(), "image", 1).unwrap();
-        assert!(Catalog::open(store, &[], |_| false).unwrap().list().is_empty());
-        assert!(catalog(dir.path()).list().is_empty(), "and its record is gone");
-    }
-}
+#[path = "catalog_tests.rs"]
+mod tests;

@@ -1,11 +1,7 @@
 //! Requests to registries (OCI distribution specification): hosts in their order,
 //! authentication, tries, limits, and the registry's own words in errors.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -115,7 +111,12 @@ fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
 }
 
 impl Registry {
-    pub(crate) fn new(connections: Arc<Connections>, reference: Reference, hosts: Vec<Host>, auth: Option<Auth>) -> Self {
+    pub(crate) fn new(
+        connections: Arc<Connections>,
+        reference: Reference,
+        hosts: Vec<Host>,
+        auth: Option<Auth>,
+    ) -> Self {
         Self { connections, reference, hosts, auth, tokens: Mutex::default() }
     }
 
@@ -157,12 +158,18 @@ impl Registry {
     ///
     /// # Errors
     /// The last host's, with what the mirrors said.
-    pub(crate) async fn blob(&self, path: &str, what: &str, from: u64) -> Result<(Response, u64, String), PullError> {
+    pub(crate) async fn blob(
+        &self,
+        path: &str,
+        what: &str,
+        from: u64,
+    ) -> Result<(Response, u64, String), PullError> {
         let mut before = Vec::new();
         for host in self.hosts.iter().filter(|h| h.pulls) {
             match self.get(host, path, what, "*/*", from).await {
                 Ok(response) => {
-                    let start = if response.status() == StatusCode::PARTIAL_CONTENT { from } else { 0 };
+                    let start =
+                        if response.status() == StatusCode::PARTIAL_CONTENT { from } else { 0 };
                     return Ok((response, start, host.name()));
                 }
                 Err(error) => before.push(error),
@@ -172,7 +179,14 @@ impl Registry {
     }
 
     /// Sends a request to one host, again where that can help.
-    async fn get(&self, host: &Host, path: &str, what: &str, accept: &str, from: u64) -> Result<Response, PullError> {
+    async fn get(
+        &self,
+        host: &Host,
+        path: &str,
+        what: &str,
+        accept: &str,
+        from: u64,
+    ) -> Result<Response, PullError> {
         let scope = format!("repository:{}:pull", self.reference.path());
         let progress_timeout = self.options().progress_timeout;
         let request = Request { path, what, scope: &scope, accept, from, progress_timeout };
@@ -213,7 +227,9 @@ impl Registry {
             .filter_map(|value| Challenge::parse(value.to_str().ok()?))
             .next();
         let Some(challenge) = challenge else { return accept(response, request, &name).await };
-        let header = token::fetch(&client, &host.base, &challenge, &credentials, request).await.map_err(Failure::from)?;
+        let header = token::fetch(&client, &host.base, &challenge, &credentials, request)
+            .await
+            .map_err(Failure::from)?;
         let Some(header) = header else { return accept(response, request, &name).await };
         self.tokens.lock().insert(name.clone(), header.clone());
         let response = self.send(&client, &url, request, Some(header), &name).await?;
@@ -226,7 +242,11 @@ impl Registry {
     /// A mirror is told which registry it stands in for.
     fn url(&self, host: &Host, path: &str) -> Url {
         let mut url = host.base.clone();
-        url.set_path(&format!("{}/{}/{path}", host.base.path().trim_end_matches('/'), self.reference.path()));
+        url.set_path(&format!(
+            "{}/{}/{path}",
+            host.base.path().trim_end_matches('/'),
+            self.reference.path()
+        ));
         if host.mirror {
             url.query_pairs_mut().append_pair("ns", self.reference.domain());
         }
@@ -237,12 +257,18 @@ impl Registry {
     /// only where they name that one.
     fn credentials(&self, host: &str, mirror: bool) -> Result<Credentials, PullError> {
         let Some(auth) = &self.auth else { return Ok(Credentials::Anonymous) };
-        let for_this_host =
-            if mirror { !auth.names_no_server() && auth.is_for(host) } else { auth.is_for(self.reference.domain()) };
+        let for_this_host = if mirror {
+            !auth.names_no_server() && auth.is_for(host)
+        } else {
+            auth.is_for(self.reference.domain())
+        };
         if !for_this_host {
             return Ok(Credentials::Anonymous);
         }
-        auth.credentials().map_err(|reason| PullError::InvalidAuth { reference: self.reference.to_string(), reason })
+        auth.credentials().map_err(|reason| PullError::InvalidAuth {
+            reference: self.reference.to_string(),
+            reason,
+        })
     }
 
     async fn send(
@@ -294,18 +320,27 @@ impl From<PullError> for Failure {
     }
 }
 
-async fn accept(response: Response, request: &Request<'_>, host: &str) -> Result<Response, Failure> {
+async fn accept(
+    response: Response,
+    request: &Request<'_>,
+    host: &str,
+) -> Result<Response, Failure> {
     let status = response.status();
     if status == StatusCode::OK || status == StatusCode::PARTIAL_CONTENT {
         return Ok(response);
     }
-    let after = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.trim().parse().ok());
-    let body = read_all(response, MAX_ERROR_BYTES, host, request.progress_timeout).await.unwrap_or_default();
+    let after =
+        response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.trim().parse().ok());
+    let body = read_all(response, MAX_ERROR_BYTES, host, request.progress_timeout)
+        .await
+        .unwrap_or_default();
     let message = registry_text(&body);
     let (host, what) = (host.to_owned(), request.what.to_owned());
     Err(match status.as_u16() {
         404 => Failure::last(PullError::NotFound { host, what, message }),
-        status @ (401 | 403) => Failure::last(PullError::Unauthorized { host, what, status, message }),
+        status @ (401 | 403) => {
+            Failure::last(PullError::Unauthorized { host, what, status, message })
+        }
         status @ (408 | 429 | 500..) => Failure {
             error: PullError::RegistryUnavailable {
                 host,

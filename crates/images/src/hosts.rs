@@ -55,7 +55,11 @@ pub(crate) fn for_domain(certs_dirs: &[PathBuf], domain: &str) -> Result<Vec<Hos
             let path = dir.join(name).join("hosts.toml");
             match read(&path) {
                 Ok(text) => return parse(&path, &text, domain),
-                Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                    ) => {}
                 Err(e) => return Err(PullError::HostsFile { path, reason: e.to_string() }),
             }
         }
@@ -91,17 +95,21 @@ fn is_loopback(domain: &str) -> bool {
 
 fn parse(path: &Path, text: &str, domain: &str) -> Result<Vec<Host>, PullError> {
     let bad = |reason: String| PullError::HostsFile { path: path.to_owned(), reason };
-    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| bad(e.message().to_owned()))?;
+    let table: toml::Table =
+        text.parse().map_err(|e: toml::de::Error| bad(e.message().to_owned()))?;
     let mut hosts = Vec::new();
     if let Some(section) = table.get("host") {
         let section = section.as_table().ok_or_else(|| bad("host is not a table".to_owned()))?;
         for (url, keys) in in_file_order(section, text) {
-            let keys = keys.as_table().ok_or_else(|| bad(format!("host.\"{url}\" is not a table")))?;
+            let keys =
+                keys.as_table().ok_or_else(|| bad(format!("host.\"{url}\" is not a table")))?;
             hosts.push(host(path, url, true, keys)?);
         }
     }
     let server = match table.get("server") {
-        Some(server) => server.as_str().ok_or_else(|| bad("server is not a text".to_owned()))?.to_owned(),
+        Some(server) => {
+            server.as_str().ok_or_else(|| bad("server is not a text".to_owned()))?.to_owned()
+        }
         None => default_server(domain),
     };
     // The keys of the file's top level are the server's own.
@@ -123,7 +131,8 @@ fn in_file_order<'a>(section: &'a toml::Table, text: &str) -> Vec<(&'a String, &
 fn host(path: &Path, url: &str, mirror: bool, keys: &toml::Table) -> Result<Host, PullError> {
     let bad = |reason: String| PullError::HostsFile { path: path.to_owned(), reason };
     let with_scheme = if url.contains("://") { url.to_owned() } else { default_server(url) };
-    let mut base: Url = with_scheme.parse().map_err(|e| bad(format!("\"{url}\" is not a URL: {e}")))?;
+    let mut base: Url =
+        with_scheme.parse().map_err(|e| bad(format!("\"{url}\" is not a URL: {e}")))?;
     if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none() {
         return Err(bad(format!("\"{url}\" is not a URL of http or https")));
     }
@@ -159,7 +168,9 @@ fn certificates(path: &Path, keys: &toml::Table) -> Vec<PathBuf> {
     let dir = path.parent().unwrap_or(Path::new("/"));
     match keys.get("ca") {
         Some(toml::Value::String(one)) => vec![dir.join(one)],
-        Some(toml::Value::Array(many)) => many.iter().filter_map(|c| Some(dir.join(c.as_str()?))).collect(),
+        Some(toml::Value::Array(many)) => {
+            many.iter().filter_map(|c| Some(dir.join(c.as_str()?))).collect()
+        }
         _ => Vec::new(),
     }
 }

@@ -10,7 +10,7 @@ use bytes::{Buf, Bytes};
 use sha2::{Digest as _, Sha256};
 use snapshots::{LayerWriter, Snapshots, Usage};
 use tokio::sync::mpsc;
-use types::{Digest, DiffId};
+use types::{DiffId, Digest};
 
 use crate::{
     PullError,
@@ -137,8 +137,13 @@ async fn download(
 ///
 /// # Errors
 /// Nothing of the layer is left then.
-pub(crate) fn install(snapshots: &Snapshots, wanted: &Wanted, source: impl Read) -> Result<(), PullError> {
-    let writer = snapshots.begin_layer(wanted.diff_id).map_err(|e| PullError::store(wanted.what(), &e))?;
+pub(crate) fn install(
+    snapshots: &Snapshots,
+    wanted: &Wanted,
+    source: impl Read,
+) -> Result<(), PullError> {
+    let writer =
+        snapshots.begin_layer(wanted.diff_id).map_err(|e| PullError::store(wanted.what(), &e))?;
     let mut stored = Hashing::new(source, wanted.limits.max_layer_bytes);
     let usage = unpack(wanted, &writer, &mut stored)?;
     // What stands behind the compressed stream's end belongs to the digest too.
@@ -154,7 +159,11 @@ pub(crate) fn install(snapshots: &Snapshots, wanted: &Wanted, source: impl Read)
     writer.commit(usage).map_err(|e| PullError::store(format!("commit {}", wanted.what()), &e))
 }
 
-fn unpack(wanted: &Wanted, writer: &LayerWriter, stored: &mut impl Read) -> Result<Usage, PullError> {
+fn unpack(
+    wanted: &Wanted,
+    writer: &LayerWriter,
+    stored: &mut impl Read,
+) -> Result<Usage, PullError> {
     let (plain, compression) = decompress(wanted, stored)?;
     let size = wanted.descriptor.size;
     let limit = match compression {
@@ -165,20 +174,26 @@ fn unpack(wanted: &Wanted, writer: &LayerWriter, stored: &mut impl Read) -> Resu
             .saturating_add(size.saturating_mul(wanted.limits.max_expansion)),
     };
     let mut plain = Hashing::new(plain, limit);
-    let summary = layers::unpack(&mut plain, writer.dir(), &wanted.limits.layer).map_err(|error| {
-        if plain.over_limit {
-            return PullError::LimitExceeded { what: wanted.what(), limit: format!("{limit} bytes unpacked") };
-        }
-        match error.kind() {
-            layers::UnpackErrorKind::Exhausted => {
-                PullError::NoSpace { what: wanted.what(), reason: chain(&error) }
+    let summary =
+        layers::unpack(&mut plain, writer.dir(), &wanted.limits.layer).map_err(|error| {
+            if plain.over_limit {
+                return PullError::LimitExceeded {
+                    what: wanted.what(),
+                    limit: format!("{limit} bytes unpacked"),
+                };
             }
-            layers::UnpackErrorKind::Source | layers::UnpackErrorKind::Invalid => {
-                PullError::InvalidImage { what: wanted.what(), reason: chain(&error) }
+            match error.kind() {
+                layers::UnpackErrorKind::Exhausted => {
+                    PullError::NoSpace { what: wanted.what(), reason: chain(&error) }
+                }
+                layers::UnpackErrorKind::Source | layers::UnpackErrorKind::Invalid => {
+                    PullError::InvalidImage { what: wanted.what(), reason: chain(&error) }
+                }
+                layers::UnpackErrorKind::Machine => {
+                    PullError::store(format!("unpack {}", wanted.what()), &error)
+                }
             }
-            layers::UnpackErrorKind::Machine => PullError::store(format!("unpack {}", wanted.what()), &error),
-        }
-    })?;
+        })?;
     io::copy(&mut plain, &mut io::sink()).map_err(|e| broken(wanted, &e))?;
     check_digest(format!("{} unpacked", wanted.what()), wanted.diff_id.0, plain.digest())?;
     Ok(Usage { bytes: summary.bytes, inodes: summary.inodes })
@@ -206,7 +221,10 @@ fn decompress<'a>(
     if found != wanted.compression {
         return Err(PullError::InvalidImage {
             what: wanted.what(),
-            reason: format!("its type \"{}\" is not what its bytes are ({found:?})", wanted.descriptor.media_type),
+            reason: format!(
+                "its type \"{}\" is not what its bytes are ({found:?})",
+                wanted.descriptor.media_type
+            ),
         });
     }
     let whole = Read::chain(io::Cursor::new(head), stored);
@@ -222,8 +240,16 @@ fn decompress<'a>(
     ))
 }
 
-pub(crate) fn check_digest(what: String, expected: Digest, actual: Digest) -> Result<(), PullError> {
-    if expected == actual { Ok(()) } else { Err(PullError::DigestMismatch { what, expected, actual }) }
+pub(crate) fn check_digest(
+    what: String,
+    expected: Digest,
+    actual: Digest,
+) -> Result<(), PullError> {
+    if expected == actual {
+        Ok(())
+    } else {
+        Err(PullError::DigestMismatch { what, expected, actual })
+    }
 }
 
 pub(crate) fn digest_of(bytes: &[u8]) -> Digest {

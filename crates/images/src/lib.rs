@@ -26,6 +26,7 @@ mod options;
 mod platform;
 mod progress;
 mod pull;
+mod records;
 pub mod reference;
 mod spool;
 pub mod tls;
@@ -52,9 +53,9 @@ pub use platform::Platform;
 pub use progress::PullProgress;
 pub use spool::Spool;
 
-use catalog::Catalog;
 use client::Connections;
 use progress::Tracker;
+use records::Records;
 use reference::Reference;
 
 /// What the images take of the disk.
@@ -89,7 +90,7 @@ pub struct Images {
     options: ImagesOptions,
     limits: Arc<ImageLimits>,
     snapshots: Snapshots,
-    catalog: Catalog,
+    records: Records,
     connections: Arc<Connections>,
     running: Mutex<HashMap<(String, Option<Auth>), Running>>,
 }
@@ -112,14 +113,17 @@ impl Images {
             path: options.root.clone(),
             source,
         })?;
-        let catalog = Store::open(&options.root.join("records"), "image", RECORD_VERSION)
-            .and_then(|store| Catalog::open(store, &options.pinned, |layer| snapshots.has_layer(layer)))
+        let records = Store::open(&options.root.join("records"), "image", RECORD_VERSION)
+            .and_then(|store| {
+                Records::open(store, &options.pinned, |layer| snapshots.has_layer(layer))
+            })
             .map_err(OpenError::Records)?;
         let connections = Arc::new(Connections::new(options.network.clone()));
         let limits = Arc::new(options.limits.clone());
-        let images = Self { options, limits, snapshots, catalog, connections, running: Mutex::default() };
+        let images =
+            Self { options, limits, snapshots, records, connections, running: Mutex::default() };
         // Layers of pulls that a crash ended.
-        if let Err(error) = images.snapshots.collect(&images.catalog.layers()) {
+        if let Err(error) = images.snapshots.collect(&images.records.layers()) {
             warn!(error = %error::chain(&error), "layers that are nobody's were not deleted");
         }
         Ok(Arc::new(images))
@@ -143,7 +147,11 @@ impl Images {
     }
 
     /// Finds the pull in flight for a reference, or starts one.
-    fn join(self: &Arc<Self>, reference: &Reference, auth: Option<Auth>) -> watch::Receiver<Shared> {
+    fn join(
+        self: &Arc<Self>,
+        reference: &Reference,
+        auth: Option<Auth>,
+    ) -> watch::Receiver<Shared> {
         let key = (reference.to_string(), auth.clone());
         let mut running = self.running.lock();
         if let Some(same) = running.get(&key) {
@@ -170,12 +178,12 @@ impl Images {
     /// Returns the image of an id (whole or a unique prefix, with or without
     /// `sha256:`) or of a name. From memory.
     pub fn get(&self, image: &str) -> Option<Arc<Image>> {
-        self.catalog.get(image)
+        self.records.get(image)
     }
 
     /// Returns all images. From memory.
     pub fn list(&self) -> Vec<Arc<Image>> {
-        self.catalog.list()
+        self.records.list()
     }
 
     /// Removes the image of an id or name, with all of its names; none is fine. It is out
@@ -186,9 +194,12 @@ impl Images {
     pub async fn remove(self: &Arc<Self>, image: &str) -> Result<Option<ImageId>, RemoveError> {
         let (images, name) = (self.clone(), image.to_owned());
         let removed = tokio::task::spawn_blocking(move || {
-            let removed = images.catalog.remove(&name).map_err(|(image, source)| RemoveError::Record { image, source })?;
+            let removed = images
+                .records
+                .remove(&name)
+                .map_err(|(image, source)| RemoveError::Record { image, source })?;
             if removed.is_some()
-                && let Err(error) = images.snapshots.collect(&images.catalog.layers())
+                && let Err(error) = images.snapshots.collect(&images.records.layers())
             {
                 warn!(error = %error::chain(&error), "layers of a removed image were not deleted");
             }
@@ -217,7 +228,11 @@ impl Images {
     /// Returns what the images take of the disk. From memory.
     pub fn fs_usage(&self) -> FsUsage {
         let usage = self.snapshots.total_usage();
-        FsUsage { mountpoint: self.snapshots.root().to_owned(), bytes: usage.bytes, inodes: usage.inodes }
+        FsUsage {
+            mountpoint: self.snapshots.root().to_owned(),
+            bytes: usage.bytes,
+            inodes: usage.inodes,
+        }
     }
 
     /// Returns how far the pulls are that run now.

@@ -34,7 +34,10 @@ const MAX_DEPTH: usize = 3;
 enum Archive {
     Directory(PathBuf),
     /// The archive, and where in it each file's bytes lie.
-    Tar { file: File, entries: HashMap<String, Entry> },
+    Tar {
+        file: File,
+        entries: HashMap<String, Entry>,
+    },
 }
 
 enum Entry {
@@ -58,7 +61,10 @@ struct Ready {
 
 impl Images {
     /// Loads all images of an archive.
-    pub(crate) async fn load_from(self: &Arc<Self>, path: &Path) -> Result<Vec<LoadedImage>, PullError> {
+    pub(crate) async fn load_from(
+        self: &Arc<Self>,
+        path: &Path,
+    ) -> Result<Vec<LoadedImage>, PullError> {
         let (images, path) = (self.clone(), path.to_owned());
         let ready = tokio::task::spawn_blocking(move || {
             let mut archive = open(&images, &path)?;
@@ -73,7 +79,10 @@ impl Images {
         Ok(loaded)
     }
 
-    fn read_archive(&self, archive: &mut Archive) -> Result<Vec<(Ready, snapshots::LayerPin)>, PullError> {
+    fn read_archive(
+        &self,
+        archive: &mut Archive,
+    ) -> Result<Vec<(Ready, snapshots::LayerPin)>, PullError> {
         if archive.has("oci-layout") {
             return self.read_layout(archive);
         }
@@ -83,7 +92,10 @@ impl Images {
         Err(bad("the archive", "it is neither an OCI layout nor what docker save writes"))
     }
 
-    fn read_layout(&self, archive: &mut Archive) -> Result<Vec<(Ready, snapshots::LayerPin)>, PullError> {
+    fn read_layout(
+        &self,
+        archive: &mut Archive,
+    ) -> Result<Vec<(Ready, snapshots::LayerPin)>, PullError> {
         let limit = self.limits.max_manifest_bytes;
         let bytes = archive.read("index.json", limit)?;
         let Document::Index(entries) = manifest::parse("index.json", &bytes, &self.limits)? else {
@@ -96,7 +108,8 @@ impl Images {
                 continue;
             }
             let (found, manifest) = self.descend(archive, entry)?;
-            let config = self.read_config(archive, &blob_path(manifest.config.digest), &manifest.config)?;
+            let config =
+                self.read_config(archive, &blob_path(manifest.config.digest), &manifest.config)?;
             let pin = self.snapshots.pin(&config.diff_ids);
             for wanted in self.layers(&manifest, &config)? {
                 self.install(archive, &blob_path(wanted.descriptor.digest), &wanted)?;
@@ -107,7 +120,11 @@ impl Images {
     }
 
     /// Follows an entry to a manifest for this machine.
-    fn descend(&self, archive: &mut Archive, entry: &Descriptor) -> Result<(Digest, Manifest), PullError> {
+    fn descend(
+        &self,
+        archive: &mut Archive,
+        entry: &Descriptor,
+    ) -> Result<(Digest, Manifest), PullError> {
         let mut at = entry.clone();
         for _ in 0..MAX_DEPTH {
             let what = format!("manifest {}", at.digest);
@@ -123,7 +140,12 @@ impl Images {
         Err(bad(format!("manifest {}", entry.digest), "its indexes are nested too deep"))
     }
 
-    fn read_config(&self, archive: &mut Archive, path: &str, descriptor: &Descriptor) -> Result<Config, PullError> {
+    fn read_config(
+        &self,
+        archive: &mut Archive,
+        path: &str,
+        descriptor: &Descriptor,
+    ) -> Result<Config, PullError> {
         let what = format!("configuration {}", descriptor.digest);
         let bytes = archive.read(path, self.limits.max_config_bytes)?;
         check_digest(what.clone(), descriptor.digest, digest_of(&bytes))?;
@@ -138,7 +160,14 @@ impl Images {
         layer::install(&self.snapshots, wanted, source)
     }
 
-    fn ready(&self, manifest: &Manifest, config: &Config, digest: Digest, names: &[String], by_digest: bool) -> Ready {
+    fn ready(
+        &self,
+        manifest: &Manifest,
+        config: &Config,
+        digest: Digest,
+        names: &[String],
+        by_digest: bool,
+    ) -> Ready {
         let references: Vec<Reference> = names.iter().filter_map(|n| n.parse().ok()).collect();
         let repo_tags: Vec<String> = references
             .iter()
@@ -167,7 +196,10 @@ impl Images {
     }
 
     /// `docker save` has no manifests: sizes and digests are computed from the files.
-    fn read_docker(&self, archive: &mut Archive) -> Result<Vec<(Ready, snapshots::LayerPin)>, PullError> {
+    fn read_docker(
+        &self,
+        archive: &mut Archive,
+    ) -> Result<Vec<(Ready, snapshots::LayerPin)>, PullError> {
         let bytes = archive.read("manifest.json", self.limits.max_manifest_bytes)?;
         let saved: Vec<Saved> =
             serde_json::from_slice(&bytes).map_err(|e| bad("manifest.json", e.to_string()))?;
@@ -178,13 +210,20 @@ impl Images {
             let pin = self.snapshots.pin(&config.diff_ids);
             let manifest = Manifest {
                 config: descriptor(digest_of(&text), text.len() as u64, String::new()),
-                layers: one.layers.iter().map(|path| archive.describe(path)).collect::<Result<_, _>>()?,
+                layers: one
+                    .layers
+                    .iter()
+                    .map(|path| archive.describe(path))
+                    .collect::<Result<_, _>>()?,
             };
             for (wanted, path) in self.layers(&manifest, &config)?.iter().zip(&one.layers) {
                 self.install(archive, path, wanted)?;
             }
             let id = manifest.config.digest;
-            ready.push((self.ready(&manifest, &config, id, &one.repo_tags.unwrap_or_default(), false), pin));
+            ready.push((
+                self.ready(&manifest, &config, id, &one.repo_tags.unwrap_or_default(), false),
+                pin,
+            ));
         }
         Ok(ready)
     }
@@ -240,7 +279,8 @@ fn decompressed(images: &Images, mut file: File) -> io::Result<File> {
         return Ok(file);
     };
     let spool = Spool::new(&images.options.root)?;
-    let mut plain = File::options().read(true).write(true).create(true).truncate(true).open(spool.path())?;
+    let mut plain =
+        File::options().read(true).write(true).create(true).truncate(true).open(spool.path())?;
     let limit = images.limits.max_layer_bytes;
     if io::copy(&mut reader.take(limit), &mut plain)? == limit {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than any image"));
@@ -269,7 +309,11 @@ fn index(mut file: File) -> Result<Archive, PullError> {
             entries.insert(name, place);
         } else if kind.is_symlink() || kind.is_hard_link() {
             let Some(target) = entry.link_name().ok().flatten() else { continue };
-            let base = if kind.is_symlink() { Path::new(&name).parent().unwrap_or(Path::new("")) } else { Path::new("") };
+            let base = if kind.is_symlink() {
+                Path::new(&name).parent().unwrap_or(Path::new(""))
+            } else {
+                Path::new("")
+            };
             if let Some(target) = plain_name(&base.join(target)) {
                 entries.insert(name, Entry::Link(target));
             }
@@ -305,7 +349,8 @@ impl Archive {
 
     /// Opens a file of the archive.
     fn open(&mut self, name: &str) -> Result<Box<dyn Read + '_>, PullError> {
-        let plain = plain_name(Path::new(name)).ok_or_else(|| bad(name, "the name leads out of the archive"))?;
+        let plain = plain_name(Path::new(name))
+            .ok_or_else(|| bad(name, "the name leads out of the archive"))?;
         match self {
             Self::Directory(dir) => {
                 let path = dir.join(&plain);
@@ -316,7 +361,8 @@ impl Archive {
                 Ok(Box::new(File::open(&path).map_err(failed(name))?))
             }
             Self::Tar { file, entries } => {
-                let (offset, size) = locate(entries, &plain).ok_or_else(|| bad(name, "the archive does not have it"))?;
+                let (offset, size) = locate(entries, &plain)
+                    .ok_or_else(|| bad(name, "the archive does not have it"))?;
                 file.seek(SeekFrom::Start(offset)).map_err(failed(name))?;
                 Ok(Box::new(file.take(size)))
             }
@@ -325,9 +371,15 @@ impl Archive {
 
     fn read(&mut self, name: &str, limit: u64) -> Result<Vec<u8>, PullError> {
         let mut bytes = Vec::new();
-        self.open(name)?.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(failed(name))?;
+        self.open(name)?
+            .take(limit.saturating_add(1))
+            .read_to_end(&mut bytes)
+            .map_err(failed(name))?;
         if bytes.len() as u64 > limit {
-            return Err(PullError::LimitExceeded { what: name.to_owned(), limit: format!("{limit} bytes") });
+            return Err(PullError::LimitExceeded {
+                what: name.to_owned(),
+                limit: format!("{limit} bytes"),
+            });
         }
         Ok(bytes)
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use types::{Digest, DiffId, ImageConfig};
+use types::{DiffId, Digest, ImageConfig};
 
 use crate::{
     PullError,
@@ -82,14 +82,19 @@ fn bad(what: &str, reason: impl std::fmt::Display) -> PullError {
 /// # Errors
 /// Fails on what is neither, or both (CVE-2021-41190), or too large.
 pub(crate) fn parse(what: &str, bytes: &[u8], limits: &ImageLimits) -> Result<Document, PullError> {
-    let raw: Raw = serde_json::from_slice(bytes).map_err(|e| bad(what, format!("not a manifest: {e}")))?;
+    let raw: Raw =
+        serde_json::from_slice(bytes).map_err(|e| bad(what, format!("not a manifest: {e}")))?;
     if raw.schema_version == 1 || raw.fs_layers.is_some() {
-        return Err(bad(what, "the image has the old schema 1, which is not supported: push it anew"));
+        return Err(bad(
+            what,
+            "the image has the old schema 1, which is not supported: push it anew",
+        ));
     }
     if raw.schema_version != 2 {
         return Err(bad(what, format!("unknown schema version {}", raw.schema_version)));
     }
-    let says_index = raw.media_type.as_deref().map(|m| m.contains("index") || m.contains("manifest.list"));
+    let says_index =
+        raw.media_type.as_deref().map(|m| m.contains("index") || m.contains("manifest.list"));
     match (raw.layers, raw.config, raw.manifests) {
         (Some(layers), Some(config), None) if says_index != Some(true) => {
             if layers.len() > limits.max_layers {
@@ -128,12 +133,17 @@ pub(crate) fn choose<'a>(
         Some((rank, d))
     });
     ranked.min_by_key(|(rank, _)| *rank).map(|(_, d)| d).ok_or_else(|| {
-        let mut offered: Vec<String> = index.iter().filter_map(|d| Some(d.platform.as_ref()?.to_string())).collect();
+        let mut offered: Vec<String> =
+            index.iter().filter_map(|d| Some(d.platform.as_ref()?.to_string())).collect();
         offered.truncate(20);
         PullError::NoPlatform {
             reference: reference.to_owned(),
             wanted: platform.to_string(),
-            offered: if offered.is_empty() { "nothing".to_owned() } else { one_line(&offered.join(", ")) },
+            offered: if offered.is_empty() {
+                "nothing".to_owned()
+            } else {
+                one_line(&offered.join(", "))
+            },
         }
     })
 }
@@ -151,7 +161,10 @@ impl Descriptor {
             Some("gzip") if is_layer => Ok(Compression::Gzip),
             Some("zstd") if is_layer => Ok(Compression::Zstd),
             Some("tar") if is_layer => Ok(Compression::None),
-            _ => Err(bad(&format!("layer {}", self.digest), format!("unknown media type \"{kind}\""))),
+            _ => Err(bad(
+                &format!("layer {}", self.digest),
+                format!("unknown media type \"{kind}\""),
+            )),
         }
     }
 }
@@ -198,7 +211,8 @@ struct RawContainer {
 /// # Errors
 /// Fails on what is no configuration of a Linux image.
 pub(crate) fn parse_config(what: &str, bytes: &[u8]) -> Result<Config, PullError> {
-    let raw: RawConfig = serde_json::from_slice(bytes).map_err(|e| bad(what, format!("not a configuration: {e}")))?;
+    let raw: RawConfig = serde_json::from_slice(bytes)
+        .map_err(|e| bad(what, format!("not a configuration: {e}")))?;
     if !raw.os.is_empty() && raw.os != "linux" {
         return Err(bad(what, format!("the image is for {}", raw.os)));
     }
@@ -206,7 +220,12 @@ pub(crate) fn parse_config(what: &str, bytes: &[u8]) -> Result<Config, PullError
     let image = ImageConfig {
         user: container.user.unwrap_or_default(),
         // An entry without a value must never take the daemon's own (podman CVE-2026-57231).
-        env: container.env.unwrap_or_default().into_iter().filter(|e| e.find('=').is_some_and(|at| at > 0)).collect(),
+        env: container
+            .env
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|e| e.find('=').is_some_and(|at| at > 0))
+            .collect(),
         entrypoint: container.entrypoint.unwrap_or_default(),
         cmd: container.cmd.unwrap_or_default(),
         working_dir: container.working_dir.unwrap_or_default(),
@@ -238,7 +257,10 @@ mod tests {
         assert!(matches!(read(&manifest).unwrap(), Document::Manifest(m) if m.layers.len() == 1));
         let index = format!(r#"{{"schemaVersion":2,"manifests":[{d}]}}"#);
         assert!(matches!(read(&index).unwrap(), Document::Index(i) if i.len() == 1));
-        let long = format!(r#"{{"schemaVersion":2,"config":{d},"layers":[{}]}}"#, vec![d.as_str(); 501].join(","));
+        let long = format!(
+            r#"{{"schemaVersion":2,"config":{d},"layers":[{}]}}"#,
+            vec![d.as_str(); 501].join(",")
+        );
         for refused in [
             "<html>not found</html>",
             "[]",
@@ -246,8 +268,12 @@ mod tests {
             r#"{"schemaVersion":2}"#,
             r#"{"schemaVersion":1,"fsLayers":[]}"#,
             &format!(r#"{{"schemaVersion":2,"config":{d},"layers":[],"manifests":[]}}"#),
-            &format!(r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","config":{d},"layers":[]}}"#),
-            &format!(r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","manifests":[{d}]}}"#),
+            &format!(
+                r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","config":{d},"layers":[]}}"#
+            ),
+            &format!(
+                r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","manifests":[{d}]}}"#
+            ),
             r#"{"schemaVersion":2,"manifests":[{"digest":"sha256:../../x","size":1}]}"#,
             &long,
         ] {
@@ -269,7 +295,11 @@ mod tests {
             annotations: None,
         };
         let amd64 = Platform::of("amd64", &["v1"]);
-        let index = [entry(1, None), entry(2, Some(("linux", "arm64"))), entry(3, Some(("linux", "amd64")))];
+        let index = [
+            entry(1, None),
+            entry(2, Some(("linux", "arm64"))),
+            entry(3, Some(("linux", "amd64"))),
+        ];
         assert_eq!(choose("x", &index, &amd64).unwrap().digest, Digest::from_bytes([3; 32]));
         assert_eq!(choose("x", &index[..2], &amd64).unwrap().digest, Digest::from_bytes([1; 32]));
         let error = choose("x", &index[1..2], &amd64).unwrap_err().to_string();
@@ -282,7 +312,10 @@ mod tests {
             ("application/vnd.oci.image.layer.v1.tar", Some(Compression::None)),
             ("application/vnd.oci.image.layer.v1.tar+gzip", Some(Compression::Gzip)),
             ("application/vnd.oci.image.layer.v1.tar+zstd", Some(Compression::Zstd)),
-            ("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", Some(Compression::Gzip)),
+            (
+                "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+                Some(Compression::Gzip),
+            ),
             ("application/vnd.docker.image.rootfs.diff.tar.gzip", Some(Compression::Gzip)),
             ("application/vnd.docker.image.rootfs.diff.tar", Some(Compression::None)),
             ("text/html", None),

@@ -33,7 +33,8 @@ impl Images {
         let hosts = tokio::task::spawn_blocking(move || hosts::for_domain(&dirs, &domain))
             .await
             .map_err(|_| PullError::Aborted { reference: reference.to_string() })??;
-        let registry = Arc::new(Registry::new(self.connections.clone(), reference.clone(), hosts, auth));
+        let registry =
+            Arc::new(Registry::new(self.connections.clone(), reference.clone(), hosts, auth));
         let found = self.resolve(&registry).await?;
         let config = self.config(&registry, &found.manifest.config).await?;
         let wanted = self.layers(&found.manifest, &config)?;
@@ -59,12 +60,18 @@ impl Images {
         let mut top = None;
         for _ in 0..MAX_DEPTH {
             let what = format!("manifest {named} of {}", reference.repository());
-            let limit = usize::try_from(self.options.limits.max_manifest_bytes).unwrap_or(usize::MAX);
+            let limit =
+                usize::try_from(self.options.limits.max_manifest_bytes).unwrap_or(usize::MAX);
             let wanted = expected;
             let bytes = registry
-                .document(&format!("manifests/{named}"), &what, manifest::ACCEPT, limit, expected.is_none(), |bytes| {
-                    check_document(&what, bytes, wanted)
-                })
+                .document(
+                    &format!("manifests/{named}"),
+                    &what,
+                    manifest::ACCEPT,
+                    limit,
+                    expected.is_none(),
+                    |bytes| check_document(&what, bytes, wanted),
+                )
                 .await?;
             let digest = digest_of(&bytes);
             top.get_or_insert(digest);
@@ -73,7 +80,8 @@ impl Images {
                     return Ok(Found { manifest, named: top.unwrap_or(digest), digest });
                 }
                 Document::Index(entries) => {
-                    let chosen = manifest::choose(&reference.to_string(), &entries, &self.options.platform)?;
+                    let chosen =
+                        manifest::choose(&reference.to_string(), &entries, &self.options.platform)?;
                     named = chosen.digest.to_string();
                     expected = Some((chosen.digest, Some(chosen.size)));
                 }
@@ -85,7 +93,11 @@ impl Images {
         })
     }
 
-    async fn config(&self, registry: &Registry, descriptor: &Descriptor) -> Result<Config, PullError> {
+    async fn config(
+        &self,
+        registry: &Registry,
+        descriptor: &Descriptor,
+    ) -> Result<Config, PullError> {
         let what = format!("configuration {}", descriptor.digest);
         let limit = self.options.limits.max_config_bytes;
         if descriptor.size > limit {
@@ -95,13 +107,19 @@ impl Images {
         let expected = Some((descriptor.digest, Some(descriptor.size)));
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let bytes = registry
-            .document(&path, &what, "*/*", limit, false, |bytes| check_document(&what, bytes, expected))
+            .document(&path, &what, "*/*", limit, false, |bytes| {
+                check_document(&what, bytes, expected)
+            })
             .await?;
         manifest::parse_config(&what, &bytes)
     }
 
     /// Pairs layers with their diff IDs.
-    pub(crate) fn layers(&self, manifest: &Manifest, config: &Config) -> Result<Vec<Wanted>, PullError> {
+    pub(crate) fn layers(
+        &self,
+        manifest: &Manifest,
+        config: &Config,
+    ) -> Result<Vec<Wanted>, PullError> {
         if manifest.layers.len() != config.diff_ids.len() {
             return Err(PullError::InvalidImage {
                 what: format!("configuration {}", manifest.config.digest),
@@ -144,7 +162,8 @@ impl Images {
         loop {
             while running.len() < self.options.max_parallel_layers {
                 let Some(layer) = waiting.next() else { break };
-                let (images, registry, progress) = (self.clone(), registry.clone(), progress.clone());
+                let (images, registry, progress) =
+                    (self.clone(), registry.clone(), progress.clone());
                 let timeout = self.connections.options().progress_timeout;
                 running.spawn(async move {
                     layer::fetch(&registry, &images.snapshots, layer, &progress, timeout).await
@@ -153,7 +172,9 @@ impl Images {
             match running.join_next().await {
                 None => return Ok(()),
                 Some(Ok(result)) => result?,
-                Some(Err(_)) => return Err(PullError::Aborted { reference: registry.reference.to_string() }),
+                Some(Err(_)) => {
+                    return Err(PullError::Aborted { reference: registry.reference.to_string() });
+                }
             }
         }
     }
@@ -162,7 +183,7 @@ impl Images {
     pub(crate) async fn add(self: &Arc<Self>, image: Image) -> Result<Arc<Image>, PullError> {
         let images = self.clone();
         let id = image.id;
-        tokio::task::spawn_blocking(move || images.catalog.add(image))
+        tokio::task::spawn_blocking(move || images.records.add(image))
             .await
             .map_err(|_| PullError::Aborted { reference: id.to_string() })?
             .map_err(|e| PullError::store(format!("record image {id}"), &e))
@@ -177,7 +198,11 @@ struct Found {
     digest: Digest,
 }
 
-fn check_document(what: &str, bytes: Bytes, expected: Option<(Digest, Option<u64>)>) -> Result<Bytes, PullError> {
+fn check_document(
+    what: &str,
+    bytes: Bytes,
+    expected: Option<(Digest, Option<u64>)>,
+) -> Result<Bytes, PullError> {
     let Some((digest, size)) = expected else { return Ok(bytes) };
     let actual = bytes.len() as u64;
     if let Some(expected) = size.filter(|size| *size != actual) {

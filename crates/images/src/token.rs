@@ -18,11 +18,7 @@ pub(crate) enum Challenge {
     /// A user name and password.
     Basic,
     /// A token of a token server.
-    Bearer {
-        realm: String,
-        service: Option<String>,
-        scope: Option<String>,
-    },
+    Bearer { realm: String, service: Option<String>, scope: Option<String> },
 }
 
 impl Challenge {
@@ -36,7 +32,9 @@ impl Challenge {
             return None;
         }
         let parameters = parameters(rest);
-        let get = |key: &str| parameters.iter().find(|(k, _)| k.eq_ignore_ascii_case(key)).map(|(_, v)| v.clone());
+        let get = |key: &str| {
+            parameters.iter().find(|(k, _)| k.eq_ignore_ascii_case(key)).map(|(_, v)| v.clone())
+        };
         Some(Self::Bearer { realm: get("realm")?, service: get("service"), scope: get("scope") })
     }
 }
@@ -82,9 +80,12 @@ pub(crate) async fn fetch(
         step: "authenticate".to_owned(),
         message,
     };
-    let url: Url = realm.parse().map_err(|e| failed(format!("its token server \"{realm}\" is not a URL: {e}")))?;
+    let url: Url = realm
+        .parse()
+        .map_err(|e| failed(format!("its token server \"{realm}\" is not a URL: {e}")))?;
     // A registry that is spoken to under TLS must not have the password sent in the clear.
-    let scheme_is_good = url.scheme() == "https" || (url.scheme() == "http" && registry.scheme() == "http");
+    let scheme_is_good =
+        url.scheme() == "https" || (url.scheme() == "http" && registry.scheme() == "http");
     if !scheme_is_good {
         return Err(failed(format!("its token server {} is not one of https", url.authority())));
     }
@@ -101,17 +102,27 @@ pub(crate) async fn fetch(
         Credentials::Basic { username, password } => {
             client.get(with_query(&url, &service, &scope)).basic_auth(username, Some(password))
         }
-        Credentials::Anonymous | Credentials::Bearer(_) => client.get(with_query(&url, &service, &scope)),
+        Credentials::Anonymous | Credentials::Bearer(_) => {
+            client.get(with_query(&url, &service, &scope))
+        }
     };
     let answer = query.send().await.map_err(|e| unavailable(url.authority(), "get a token", &e))?;
     let status = answer.status();
-    let body = crate::client::read_all(answer, MAX_TOKEN_BYTES, url.authority(), request.progress_timeout).await?;
+    let body =
+        crate::client::read_all(answer, MAX_TOKEN_BYTES, url.authority(), request.progress_timeout)
+            .await?;
     if !status.is_success() {
         return Err(refused(&url, request, status.as_u16(), &body));
     }
-    let token: Answer = serde_json::from_slice(&body).map_err(|e| failed(format!("its token server's answer: {e}")))?;
-    let token = token.token.or(token.access_token).ok_or_else(|| failed("its token server gave no token".to_owned()))?;
-    bearer(&token).map(Some).ok_or_else(|| failed("its token server's token is no header".to_owned()))
+    let token: Answer = serde_json::from_slice(&body)
+        .map_err(|e| failed(format!("its token server's answer: {e}")))?;
+    let token = token
+        .token
+        .or(token.access_token)
+        .ok_or_else(|| failed("its token server gave no token".to_owned()))?;
+    bearer(&token)
+        .map(Some)
+        .ok_or_else(|| failed("its token server's token is no header".to_owned()))
 }
 
 fn refused(url: &Url, request: &Request<'_>, status: u16, body: &[u8]) -> PullError {

@@ -14,9 +14,6 @@ use crate::{
     task::{PodTask, Slot},
 };
 
-/// The signal that stops a container whose image and configuration name none.
-const DEFAULT_STOP_SIGNAL: i32 = 15;
-
 impl PodTask {
     /// Makes a container: everything about it is checked, nothing of it runs.
     pub(crate) async fn create_container(&mut self, config: ContainerConfig) -> Result<ContainerId> {
@@ -108,17 +105,14 @@ impl PodTask {
                 gid: built.user.gid,
                 additional_gids: built.user.additional_gids.clone(),
             },
-            stop_signal: config
-                .stop_signal
-                .or_else(|| types::signal_number(&image.config.stop_signal))
-                .unwrap_or(DEFAULT_STOP_SIGNAL),
+            stop_signal: container_spec::stop_signal(config.stop_signal, &image.config),
             cgroup: format!("{}/{id}", self.record.cgroup_parent),
             removing: false,
             damage: String::new(),
             config,
         };
         let (inner, layers, key) = (self.inner.clone(), record.image.layers.clone(), id.clone());
-        let spec::Built { config_json, process_json, .. } = built;
+        let spec::Built { config_json, process_json, volumes, .. } = built;
         blocking(move || {
             crate::files::make_dir(&bundle.join("rootfs"))?;
             for (file, text) in [(spec::SPEC_FILE, config_json), (spec::PROCESS_FILE, process_json)] {
@@ -130,7 +124,7 @@ impl PodTask {
                 .snapshots
                 .prepare(&key, &layers)
                 .map_err(|source| Error::Snapshot { what: format!("prepare the root of container {key}"), source })?;
-            Ok(())
+            inner.make_volumes(&layers, &volumes)
         })
         .await?;
         let record = Arc::new(record);
@@ -300,6 +294,7 @@ impl PodTask {
                 .remove(&id)
                 .map_err(|source| Error::Snapshot { what: format!("remove the root of container {id}"), source })?;
             crate::files::remove_dir(&bundle)?;
+            crate::files::remove_dir(&inner.volumes_dir(&id))?;
             inner
                 .container_store
                 .remove(&container_key(&sandbox, &id))

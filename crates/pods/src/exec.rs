@@ -101,10 +101,9 @@ impl Pods {
         blocking(move || {
             let failed = |source| Error::File { what: "read", path: path.clone(), source };
             let text = std::fs::read(&path).map_err(failed)?;
-            let mut process: oci_spec::runtime::Process =
+            let own: oci_spec::runtime::Process =
                 serde_json::from_slice(&text).map_err(|e| failed(std::io::Error::other(e)))?;
-            process.set_args(Some(command));
-            process.set_terminal(Some(false));
+            let process = container_spec::exec_process(&own, &command, false);
             let json = serde_json::to_vec(&process).map_err(|e| failed(std::io::Error::other(e)))?;
             Ok((json, spec::exec_cgroup(&inner, &cgroup)?))
         })

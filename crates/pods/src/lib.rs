@@ -24,6 +24,7 @@ mod run;
 mod service;
 mod spec;
 mod task;
+mod volumes;
 
 pub use error::{Error, Result};
 pub use exec::ExecOutput;

@@ -1,18 +1,27 @@
 //! A container's specification and cgroup: gathers what `container-spec` needs and
 //! turns its limits into those of `cgroups`.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+};
 
 use cgroups::{CgroupPath, DeviceAccess, DeviceKind, DeviceRule, OomFiles, Resources};
-use container_spec::ResolvedUser;
+use container_spec::{
+    AppArmorInput, BuiltSpec, CgroupVersion, Namespaces, NodeDevices, PidNamespace, ResolvedUser, SandboxFiles,
+    SeccompInput, SpecInput, Volume,
+};
 use monitor_client::{CgroupPlacement, ExecCgroup, ExecId, KillCgroup, OomFile, OomFileKind};
-use oci_spec::runtime::{LinuxDeviceType, LinuxResources, Spec};
+use oci_spec::runtime::{LinuxDeviceType, LinuxResources, LinuxSeccomp, Spec};
 use tracing::warn;
+use types::{ContainerConfig, ContainerId, Image, NamespaceMode, PidMode, Profile};
 
 use crate::{
     error::{Error, Result},
     record::ContainerRecord,
     service::{Inner, blocking},
+    task::PodTask,
 };
 
 /// The specification in a container's bundle.
@@ -127,12 +136,170 @@ pub(crate) struct Built {
     pub(crate) config_json: Vec<u8>,
     pub(crate) process_json: Vec<u8>,
     pub(crate) user: ResolvedUser,
+    pub(crate) volumes: Vec<Volume>,
+}
+
+/// Builds a container's specification. Nothing is made yet.
+pub(crate) async fn build(
+    task: &PodTask,
+    id: &ContainerId,
+    config: &ContainerConfig,
+    image: &Arc<Image>,
+) -> Result<Built> {
+    let (inner, sandbox, files) = (task.inner.clone(), task.record.clone(), task.files.clone());
+    let (id, config, image) = (id.clone(), config.clone(), image.clone());
+    blocking(move || {
+        let failed = |source| Error::Spec { id: id.to_string(), source };
+        let user = resolve_user(&inner, &config, &image).map_err(|e| match e {
+            UserFailure::View(source) => Error::Snapshot { what: format!("look into image {}", image.id), source },
+            UserFailure::User(source) => failed(source.into()),
+        })?;
+        ensure_mount_sources(&config)?;
+        let localhost = localhost_profile(&config)?;
+        let asked = &sandbox.config.security.namespaces;
+        let own_network = sandbox.netns.is_some();
+        let own_ipc = asked.ipc == NamespaceMode::Pod;
+        let (ipc, uts, shm) = (files.ipc_ns(), files.uts_ns(), files.shm());
+        let (hostname_file, hosts, resolv_conf) = (files.hostname(), files.hosts(), files.resolv_conf());
+        let (bundle, volumes) = (files.bundle(&id), inner.volumes_dir(&id));
+        let built = container_spec::build(&SpecInput {
+            container_id: &id,
+            sandbox_id: &sandbox.id,
+            sandbox: &sandbox.config,
+            container: &config,
+            image: &image.config,
+            image_name: image.repo_tags.first().map_or(config.image.image.as_str(), String::as_str),
+            user: &user,
+            hostname: &crate::run::hostname(&sandbox.config),
+            rootfs: &bundle.join("rootfs"),
+            volumes_dir: &volumes,
+            files: SandboxFiles {
+                hostname: own_network.then_some(hostname_file.as_path()),
+                hosts: Some(if own_network { hosts.as_path() } else { Path::new("/etc/hosts") }),
+                resolv_conf: Some(resolv_conf.as_path()),
+                shm: Some(if own_ipc { shm.as_path() } else { Path::new("/dev/shm") }),
+            },
+            namespaces: Namespaces {
+                network: sandbox.netns.as_deref(),
+                ipc: own_ipc.then_some(ipc.as_path()),
+                uts: own_network.then_some(uts.as_path()),
+                pid: match config.security.namespaces.pid {
+                    PidMode::Node => PidNamespace::Node,
+                    PidMode::Pod | PidMode::Container | PidMode::Target(_) => PidNamespace::New,
+                },
+            },
+            cgroups_path: &format!("{}/{id}", sandbox.cgroup_parent),
+            cgroup_version: match inner.services.cgroups.mode() {
+                cgroups::Mode::Unified => CgroupVersion::V2,
+                cgroups::Mode::V1 | cgroups::Mode::Hybrid => CgroupVersion::V1,
+            },
+            host_capabilities: host_capabilities(),
+            seccomp: SeccompInput { unset: &Profile::Unconfined, localhost: localhost.as_ref() },
+            apparmor: AppArmorInput { runtime_default: None, unset: &Profile::Unconfined },
+            devices: &NodeDevices,
+            annotations: &BTreeMap::new(),
+        })
+        .map_err(failed)?;
+        written(&id, built, user)
+    })
+    .await
+}
+
+fn written(id: &ContainerId, built: BuiltSpec, user: ResolvedUser) -> Result<Built> {
+    let BuiltSpec { spec, volumes } = built;
+    let encode = |source: serde_json::Error| Error::File {
+        what: "encode the specification of",
+        path: id.as_str().into(),
+        source: source.into(),
+    };
+    Ok(Built {
+        config_json: serde_json::to_vec(&spec).map_err(encode)?,
+        process_json: serde_json::to_vec(spec.process()).map_err(encode)?,
+        user,
+        volumes,
+    })
+}
+
+enum UserFailure {
+    View(snapshots::SnapshotError),
+    User(container_spec::UserError),
+}
+
+/// Reads the image's own user files; a file that is no regular one, or too long, is an error.
+fn resolve_user(
+    inner: &Inner,
+    config: &ContainerConfig,
+    image: &Image,
+) -> std::result::Result<ResolvedUser, UserFailure> {
+    let read = |path: &str| {
+        inner
+            .services
+            .snapshots
+            .view_file(&image.layers, Path::new(path), container_spec::MAX_USER_FILE_BYTES)
+            .map_err(UserFailure::View)
+    };
+    let (passwd, group) = (read("etc/passwd")?, read("etc/group")?);
+    let request = container_spec::UserRequest::from(&config.security);
+    container_spec::resolve_user(&request, &image.config.user, passwd.as_deref(), group.as_deref())
+        .map_err(UserFailure::User)
+}
+
+/// A source that is missing is made as a directory, as the kubelet's users know it from
+/// other runtimes.
+fn ensure_mount_sources(config: &ContainerConfig) -> Result<()> {
+    for mount in config.mounts.iter().filter(|m| m.image.is_none()) {
+        let source = PathBuf::from(&mount.host_path);
+        if !source.is_absolute() {
+            return Err(Error::Invalid(format!("mount on {}: the source \"{}\" is not absolute", mount.container_path, mount.host_path)));
+        }
+        match std::fs::metadata(&source) {
+            Ok(_) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => crate::files::make_public_dir(&source)?,
+            Err(e) => return Err(Error::File { what: "look at the mount's source", path: source, source: e }),
+        }
+    }
+    Ok(())
+}
+
+/// The seccomp profile of a file of the node, where one is asked for.
+fn localhost_profile(config: &ContainerConfig) -> Result<Option<LinuxSeccomp>> {
+    let Some(Profile::Localhost(name)) = &config.security.seccomp else { return Ok(None) };
+    let path = PathBuf::from(name.strip_prefix("localhost/").unwrap_or(name));
+    if !path.is_absolute() {
+        return Err(Error::Invalid(format!("the seccomp profile \"{name}\" is not an absolute path")));
+    }
+    let text = std::fs::read(&path)
+        .map_err(|source| Error::File { what: "read the seccomp profile", path: path.clone(), source })?;
+    let none = BTreeSet::new();
+    let release = rustix::system::uname();
+    let host = seccomp::Host {
+        machine: seccomp::Machine::native()
+            .ok_or_else(|| Error::Invalid("seccomp is not supported on this machine".to_owned()))?,
+        kernel: seccomp::kernel_version(&release.release().to_string_lossy()).unwrap_or((5, 10)),
+        capabilities: &none,
+    };
+    seccomp::read_profile(&text, &host)
+        .map(Some)
+        .map_err(|e| Error::Invalid(format!("the seccomp profile {}: {}", path.display(), telemetry::chain(&e))))
+}
+
+/// The bounding set of this process: what a privileged container can have at most.
+fn host_capabilities() -> &'static BTreeSet<String> {
+    static FOUND: OnceLock<BTreeSet<String>> = OnceLock::new();
+    FOUND.get_or_init(|| {
+        use rustix::thread::{CapabilitySet, capability_is_in_bounding_set};
+        CapabilitySet::all()
+            .iter_names()
+            .filter(|(_, capability)| capability_is_in_bounding_set(*capability).unwrap_or(false))
+            .map(|(name, _)| format!("CAP_{name}"))
+            .collect()
+    })
 }
 
 /// Whether mounts can be made read-only with all that is below them: tried once, on a
 /// detached copy of the root mount (`mount_setattr(2)`, Linux 5.12).
 pub fn supports_recursive_read_only() -> bool {
-    static TRIED: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    static TRIED: OnceLock<bool> = OnceLock::new();
     *TRIED.get_or_init(|| {
         use rustix::mount::{OpenTreeFlags, open_tree};
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;

@@ -1,0 +1,212 @@
+//! Our daemon on a ground.
+
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::Signal;
+
+use crate::audit::Scope;
+use crate::program::Program;
+use crate::{Ground, cgroup};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What may differ between daemons.
+#[derive(Clone, Debug, Default)]
+pub struct DaemonOptions {
+    /// The program; `corten-monitor` is beside it.
+    pub program: PathBuf,
+    /// Where registry hosts are described.
+    pub certs_dir: PathBuf,
+    /// Where CNI configurations are; without it the built-in network is used.
+    pub cni_conf_dir: Option<PathBuf>,
+    /// Whether ImageService has a socket of its own.
+    pub two_sockets: bool,
+}
+
+/// A running `corten serve`; its pods and itself end when it is dropped.
+pub struct Daemon {
+    program: Option<Program>,
+    options: DaemonOptions,
+    config: PathBuf,
+    directory: PathBuf,
+    log: PathBuf,
+    cgroup: String,
+}
+
+impl Daemon {
+    /// Writes a configuration, starts the daemon, and waits until it listens.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn start(ground: &Ground, name: &str, options: DaemonOptions) -> Result<Self> {
+        let directory = ground.make(name)?;
+        let config = directory.join("config.toml");
+        let text = configuration(ground, &directory, &options);
+        fs::write(&config, text).context("failed to write the daemon's configuration")?;
+        let mut daemon = Self {
+            program: None,
+            options,
+            config,
+            log: ground.log(name),
+            directory,
+            cgroup: ground.cgroup(),
+        };
+        daemon.launch()?;
+        Ok(daemon)
+    }
+
+    /// Starts it again after it ended.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn launch(&mut self) -> Result<()> {
+        ensure!(self.program.is_none(), "the daemon is running");
+        let mut command = self.command();
+        command.env("RUST_BACKTRACE", "1");
+        let mut program = Program::start(&mut command, &self.log)?;
+        let sockets = [self.socket(), self.image_socket()];
+        program.until(PATIENCE, "the daemon's sockets", || {
+            sockets.iter().all(|socket| UnixStream::connect(socket).is_ok())
+        })?;
+        self.program = Some(program);
+        Ok(())
+    }
+
+    /// The command that starts this daemon.
+    #[must_use]
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.options.program);
+        command.arg("serve").arg("--config").arg(&self.config);
+        command.arg("--root").arg(self.root()).arg("--state").arg(self.state());
+        command.arg("--listen").arg(format!("unix://{}", self.socket().display()));
+        if self.options.two_sockets {
+            let image_listen = format!("unix://{}", self.image_socket().display());
+            command.arg("--image-listen").arg(image_listen);
+        }
+        command
+    }
+
+    /// Kills it at once: SIGKILL.
+    ///
+    /// # Errors
+    /// If it is not running.
+    pub fn kill(&mut self) -> Result<()> {
+        self.program.take().context("the daemon is not running")?.kill()
+    }
+
+    /// Asks it to end: SIGTERM.
+    ///
+    /// # Errors
+    /// If it is not running.
+    pub fn ask_to_end(&mut self) -> Result<()> {
+        self.program.as_mut().context("the daemon is not running")?.signal(Signal::TERM)
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// If it is not running or does not end in time.
+    pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let mut program = self.program.take().context("the daemon is not running")?;
+        program.wait(limit)
+    }
+
+    /// Its process.
+    ///
+    /// # Errors
+    /// If it is not running.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.program.as_ref().context("the daemon is not running")?.pid())
+    }
+
+    /// The socket of RuntimeService.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.directory.join("corten.sock")
+    }
+
+    /// The socket of ImageService.
+    #[must_use]
+    pub fn image_socket(&self) -> PathBuf {
+        let two = self.options.two_sockets;
+        if two { self.directory.join("images.sock") } else { self.socket() }
+    }
+
+    /// What outlives a reboot.
+    #[must_use]
+    pub fn root(&self) -> PathBuf {
+        self.directory.join("root")
+    }
+
+    /// What does not.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.directory.join("state")
+    }
+
+    /// Its output so far.
+    #[must_use]
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// What the leak audit looks at: everything of the ground, and the daemon's files
+    /// but for images, which are there to stay.
+    #[must_use]
+    pub fn audit_scope(&self, ground: &Ground) -> Scope {
+        let mut scope = Scope::of(ground);
+        scope.directories =
+            vec![self.root(), self.state(), ground.path().join("pods"), ground.path().join("run")];
+        let root = self.root();
+        for kept in ["images", "content", "snapshots", "lock"] {
+            scope.standing.push(format!("file {}/{kept}", root.display()));
+        }
+        // The group of the monitors is made with the first pod and shared by all.
+        scope.standing.push(format!("{}/monitors/", self.cgroup));
+        scope.exact.extend(own_groups(&self.cgroup));
+        if let Ok(pid) = self.pid() {
+            scope.standing.push(format!("process {pid} "));
+        }
+        for socket in [self.socket(), self.image_socket()] {
+            scope.standing.push(format!("socket {}", socket.display()));
+        }
+        scope
+    }
+}
+
+/// The parent group itself, in each hierarchy.
+fn own_groups(group: &str) -> Vec<String> {
+    let mounts = cgroup::hierarchies().unwrap_or_default();
+    mounts.iter().map(|mount| format!("cgroup {}{group}/", mount.display())).collect()
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(program) = &mut self.program {
+            let _ = program.kill();
+        }
+        // Pods outlive the daemon, as they must; not the test.
+        cgroup::remove_tree(&self.cgroup);
+    }
+}
+
+fn configuration(ground: &Ground, directory: &Path, options: &DaemonOptions) -> String {
+    let nowhere = directory.join("no-cni");
+    let conf_dir = options.cni_conf_dir.as_deref().unwrap_or(&nowhere).display().to_string();
+    let quoted = |path: &Path| format!("{:?}", path.display().to_string());
+    format!(
+        "[log]\nlevel = \"debug\"\n\n[images]\ncerts_dirs = [{}]\n\n\
+         [network]\nconf_dir = {conf_dir:?}\nbin_dirs = [\"/usr/lib/cni\"]\n\
+         netns_dir = {}\nbridge = {:?}\nsubnet = {:?}\n\n[cgroups]\nparent = {:?}\n",
+        quoted(&options.certs_dir),
+        quoted(&ground.path().join("run/netns")),
+        ground.bridge(),
+        ground.subnet(),
+        ground.cgroup(),
+    )
+}

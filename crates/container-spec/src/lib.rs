@@ -9,14 +9,31 @@
 //! becomes another user.
 #![forbid(unsafe_code)]
 
+mod build;
+mod capabilities;
+mod devices;
 mod error;
 pub mod files;
+mod input;
+mod mounts;
+mod process;
+mod resources;
 mod sandbox;
 mod text;
 mod user;
 
+pub use build::{MAX_PATHS, build};
+pub use capabilities::MAX_CAPABILITY_NAMES;
+pub use devices::{DeviceNode, HostDevices, MAX_DEVICES, NodeDevices};
 pub use error::SpecError;
-pub use sandbox::{sysctls, validate_sandbox};
+pub use input::{
+    AppArmorInput, BuiltSpec, CgroupVersion, Namespaces, PidNamespace, SandboxFiles, SeccompInput,
+    SpecInput, Volume,
+};
+pub use mounts::MAX_MOUNTS;
+pub use process::{MAX_PROCESS_BYTES, exec_process, stop_signal};
+pub use resources::{MAX_RESOURCE_BYTES, MAX_RESOURCE_ENTRIES, validate_resources};
+pub use sandbox::{MAX_NAME_BYTES, MAX_SYSCTL_BYTES, MAX_SYSCTLS, sysctls, validate_sandbox};
 pub use user::{
     MAX_GROUPS, MAX_USER_FILE_BYTES, ResolvedUser, UserError, UserRequest, image_user_for_status,
     resolve_user,

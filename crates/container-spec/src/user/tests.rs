@@ -105,7 +105,8 @@ fn the_request_wins_over_the_image() {
 
 #[test]
 fn bad_requests_are_refused() {
-    let bad: &[(UserRequest<'_>, fn(&UserError) -> bool)] = &[
+    type Check = fn(&UserError) -> bool;
+    let bad: &[(UserRequest<'_>, Check)] = &[
         (UserRequest { run_as_group: Some(1), ..UserRequest::default() }, |e| {
             *e == UserError::GroupWithoutUser
         }),

@@ -96,6 +96,9 @@ pub enum LaunchError {
     /// clone3 failed.
     #[error("failed to clone the new process")]
     Clone(#[source] io::Error),
+    /// The PID namespace to join has no first process any more.
+    #[error("the pid namespace to join has ended")]
+    PidNamespaceEnded(#[source] io::Error),
     /// The child could not be put in a cgroup.
     #[error("failed to place the new process in {path}")]
     Place {

@@ -1,11 +1,71 @@
 //! A further process in a running container.
 
-use crate::{ExecLaunch, LaunchError, Launching};
+use std::convert::Infallible;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::thread::ThreadNameSpaceType;
+use sys::clone::ChildToken;
+
+use crate::channel::Voice;
+use crate::command::Command;
+use crate::process::Preparation;
+use crate::spawn::{self, ChildPid};
+use crate::step::{Done, During};
+use crate::{
+    ExecLaunch, LaunchError, Launching, Stdio, Step, console, limits, process, spec, stdio, sysctl,
+};
 
 /// Clones, places and releases a process inside a running container.
 ///
+/// The caller must have one thread. Nothing here waits for the set-up itself.
+///
 /// # Errors
 /// Where it fails no process is left: a child that was cloned has been killed and reaped.
-pub fn start_exec(_launch: &ExecLaunch<'_>) -> Result<Launching, LaunchError> {
-    Err(LaunchError::ChildDied)
+pub fn start_exec(launch: &ExecLaunch<'_>) -> Result<Launching, LaunchError> {
+    let pid = ChildPid::Of(launch.init_pidfd);
+    let spawned =
+        spawn::spawn(&pid, &launch.cgroup, |token, voice| match set_up(launch, token, voice) {
+            Err(failure) => failure,
+            Ok(never) => match never {},
+        })?;
+    Launching::new(spawned)
+}
+
+/// Every namespace of a container but its PID namespace, which the clone chose.
+fn namespaces() -> ThreadNameSpaceType {
+    ThreadNameSpaceType::MOUNT
+        | ThreadNameSpaceType::NETWORK
+        | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
+        | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
+        | ThreadNameSpaceType::CONTROL_GROUP
+}
+
+fn set_up(launch: &ExecLaunch<'_>, token: &ChildToken, voice: &Voice) -> Done<Infallible> {
+    process::isolate()?;
+    // The copy must not lie at 0, 1 or 2, which are about to be replaced.
+    let init = rustix::io::fcntl_dupfd_cloexec(launch.init_pidfd, 3)
+        .during(Step::Stdio, "failed to duplicate a descriptor")?;
+    stdio::take(&launch.stdio, token, &[voice.as_fd(), init.as_fd()])?;
+    let process = spec::parse_process(&launch.process)?;
+    let spec = spec::load_unchecked(&launch.bundle)?;
+    stdio::give_to_user(&launch.stdio, &process)?;
+    process::start_session("exec")?;
+    let score = spec.process().as_ref().and_then(oci_spec::runtime::Process::oom_score_adj);
+    limits::set_oom_score(process.oom_score_adj().or(score), voice)?;
+
+    rustix::thread::move_into_thread_name_spaces(init.as_fd(), namespaces())
+        .during(Step::Namespace, "failed to join the container's namespaces")?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(Path::new("/"), flags, Mode::empty())
+        .during(Step::Namespace, "failed to open the container's root")?;
+    let proc = sysctl::fresh_proc()?;
+    if matches!(launch.stdio, Stdio::Terminal) {
+        console::hand_over(console::open(&root, &process)?, voice)?;
+    }
+    let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let command = Command::of(&process, &root)?;
+    let prepared = Preparation { process: &process, seccomp, command, proc: &proc, root: &root };
+    process::execute(prepared, voice)
 }

@@ -14,17 +14,38 @@
 //! unplaced process that executes.
 #![forbid(unsafe_code)]
 
+mod capability;
+mod cgroup_mount;
+mod channel;
+mod command;
+mod console;
+mod container;
+mod devices;
 mod error;
 mod exec;
+mod filesystem;
 mod launching;
+mod limits;
+mod mount_options;
+mod mount_table;
+mod mounts;
+mod namespaces;
+mod paths;
+mod pivot;
+mod process;
+mod reaper;
 mod request;
+mod rootfs;
 mod sandbox;
+mod spawn;
+mod spec;
+mod stdio;
+mod step;
+mod sysctl;
 
 pub use error::{ChildFailure, LaunchError, Step};
 pub use exec::start_exec;
 pub use launching::{Launching, Started, start_container};
+pub use reaper::{Reaper, ReaperLaunch, start_reaper};
 pub use request::{ContainerLaunch, ExecLaunch, PidNamespace, Placement, Rootfs, Stdio};
-pub use sandbox::{
-    NamespaceHandles, Reaper, ReaperLaunch, SandboxNamespaces, make_sandbox_namespaces,
-    start_reaper, unpin,
-};
+pub use sandbox::{NamespaceHandles, SandboxNamespaces, make_sandbox_namespaces, unpin};

@@ -77,7 +77,9 @@ fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::c_long>
     // SAFETY: `attributes` is a live, exclusively borrowed `repr(C)` value of the size that is
     // given, laid out as the command's part of `union bpf_attr`; pointers in it are to values
     // that the caller keeps alive. The kernel takes fields beyond the size as zero.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>()) };
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>())
+    };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 

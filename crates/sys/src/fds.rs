@@ -33,6 +33,15 @@ pub fn close_inherited(_child: &ChildToken, keep: &[BorrowedFd<'_>]) -> io::Resu
     close_range(first, u32::MAX, 0)
 }
 
+/// Closes every descriptor, in a child that has just been cloned and that will never execute
+/// anything: the rules of [`close_inherited`] apply to all.
+///
+/// # Errors
+/// The kernel's.
+pub fn close_all(_child: &ChildToken) -> io::Result<()> {
+    close_range(0, u32::MAX, 0)
+}
+
 fn close_range(first: u32, last: u32, flags: libc::c_uint) -> io::Result<()> {
     // SAFETY: rustix has no close_range. It takes integers; the callers above keep the promise
     // that no owner of a closed descriptor is used.

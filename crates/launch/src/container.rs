@@ -1,0 +1,104 @@
+//! The child that becomes a container's first process, from its release to execve.
+
+use std::convert::Infallible;
+
+use oci_spec::runtime::Spec;
+use sys::clone::ChildToken;
+
+use crate::channel::Voice;
+use crate::namespaces::{self, Plan};
+use crate::process::Preparation;
+use crate::step::Done;
+use crate::{
+    ChildFailure, ContainerLaunch, Stdio, Step, command, console, devices, limits, mounts, paths,
+    pivot, process, rootfs, spec, stdio, sysctl,
+};
+
+/// Sets the container up and executes its command; comes back only with a failure.
+pub(crate) fn run(launch: &ContainerLaunch<'_>, token: &ChildToken, voice: &Voice) -> ChildFailure {
+    match set_up(launch, token, voice) {
+        Err(failure) => failure,
+        Ok(never) => match never {},
+    }
+}
+
+fn set_up(launch: &ContainerLaunch<'_>, token: &ChildToken, voice: &Voice) -> Done<Infallible> {
+    process::isolate()?;
+    stdio::take(&launch.stdio, token, &[voice.as_fd()])?;
+    let spec = spec::load(&launch.bundle)?;
+    let process = spec::process_of(&spec)?;
+    stdio::give_to_user(&launch.stdio, process)?;
+    process::start_session(launch_name(launch).as_str())?;
+    limits::set_oom_score(process.oom_score_adj(), voice)?;
+
+    let view = mounts::HostView::take(&spec)?;
+    let plan = Plan::of(&spec)?;
+    namespaces::enter(&plan)?;
+    let mut sources = mounts::Sources::open_shared(&spec, &view)?;
+    namespaces::detach_mounts()?;
+    namespaces::set_names(&spec, &plan)?;
+
+    let root = rootfs::mount(&launch.rootfs, &launch.rootfs_target)?;
+    let dev = mounts::mount_all(&spec, &root, &launch.bundle, &view, &mut sources)?;
+    if dev.is_ours() {
+        devices::make(&spec, &root)?;
+    }
+    let cwd = pivot::ensure_cwd(&root, process.cwd())?;
+    drop(cwd);
+    paths::make_readonly(&spec, &root)?;
+    paths::mask(&spec, &root)?;
+    rootfs::finish(&spec, &root)?;
+    let proc = sysctl::fresh_proc()?;
+    sysctl::set_of_container(&spec, &plan, &proc)?;
+    pivot::enter(&root)?;
+
+    if matches!(launch.stdio, Stdio::Terminal) {
+        let terminal = console::open(&root, process)?;
+        if dev.is_ours() {
+            console::bind_dev_console(&root, &terminal)?;
+        }
+        console::hand_over(terminal, voice)?;
+    }
+    let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let command = command::Command::of(process, &root)?;
+    process::execute(Preparation { process, seccomp, command, proc: &proc, root: &root }, voice)
+}
+
+/// The name of the container's session keyring: of its bundle, which is of the container.
+fn launch_name(launch: &ContainerLaunch<'_>) -> String {
+    launch.bundle.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+}
+
+/// A failure for something that the spec asks for and this handler does not do.
+pub(crate) fn unsupported(what: &str) -> ChildFailure {
+    ChildFailure::new(Step::Spec, format!("{what} is not supported by the native handler"))
+}
+
+/// Refuses what would otherwise be ignored.
+pub(crate) fn check_supported(spec: &Spec) -> Done {
+    let hooks = spec.hooks().as_ref().is_some_and(has_hooks);
+    let linux = spec.linux().as_ref();
+    let asked = |is: bool, what: &'static str| if is { Err(unsupported(what)) } else { Ok(()) };
+    asked(hooks, "a hook")?;
+    let Some(linux) = linux else { return Ok(()) };
+    asked(linux.uid_mappings().as_ref().is_some_and(|m| !m.is_empty()), "a user id mapping")?;
+    asked(linux.gid_mappings().as_ref().is_some_and(|m| !m.is_empty()), "a group id mapping")?;
+    asked(linux.intel_rdt().is_some(), "linux.intelRdt")?;
+    asked(linux.personality().is_some(), "linux.personality")?;
+    asked(linux.memory_policy().is_some(), "linux.memoryPolicy")?;
+    asked(linux.time_offsets().as_ref().is_some_and(|t| !t.is_empty()), "linux.timeOffsets")?;
+    asked(linux.net_devices().as_ref().is_some_and(|n| !n.is_empty()), "linux.netDevices")?;
+    asked(linux.mount_label().as_ref().is_some_and(|l| !l.is_empty()), "linux.mountLabel")
+}
+
+fn has_hooks(hooks: &oci_spec::runtime::Hooks) -> bool {
+    let lists = [
+        hooks.prestart(),
+        hooks.create_runtime(),
+        hooks.create_container(),
+        hooks.start_container(),
+        hooks.poststart(),
+        hooks.poststop(),
+    ];
+    lists.into_iter().flatten().any(|list| !list.is_empty())
+}

@@ -1,0 +1,183 @@
+//! Device nodes and links below the container's `/dev`.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Spec};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
+use sys::root::Missing;
+
+use crate::step::{Done, During};
+use crate::{ChildFailure, Step, filesystem};
+
+/// Makes the devices that every container has and those of the spec, and the usual links.
+pub(crate) fn make(spec: &Spec, root: &OwnedFd) -> Done {
+    let listed = spec.linux().as_ref().and_then(|linux| linux.devices().as_deref());
+    let listed = listed.unwrap_or_default();
+    for (path, minor) in DEFAULT_DEVICES {
+        if !listed.iter().any(|device| device.path() == Path::new(path)) {
+            make_device(root, &Device::default_at(path, minor))?;
+        }
+    }
+    for device in listed {
+        make_device(root, &Device::of(device)?)?;
+    }
+    let dev = sys::root::mkdir_p(root, Path::new("/dev")).during_on(
+        Step::Device,
+        "failed to open",
+        "/dev",
+    )?;
+    for (name, target) in LINKS {
+        make_link(&dev, name, target)?;
+    }
+    Ok(())
+}
+
+/// Devices of major 1 that the OCI specification promises, and `/dev/tty` of major 5.
+const DEFAULT_DEVICES: [(&str, (u32, u32)); 6] = [
+    ("/dev/null", (1, 3)),
+    ("/dev/zero", (1, 5)),
+    ("/dev/full", (1, 7)),
+    ("/dev/random", (1, 8)),
+    ("/dev/urandom", (1, 9)),
+    ("/dev/tty", (5, 0)),
+];
+
+const LINKS: [(&str, &str); 5] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+];
+
+const DEFAULT_MODE: u32 = 0o666;
+
+struct Device {
+    path: PathBuf,
+    kind: FileType,
+    number: u64,
+    mode: u32,
+    owner: (u32, u32),
+}
+
+impl Device {
+    fn default_at(path: &str, (major, minor): (u32, u32)) -> Self {
+        Self {
+            path: path.into(),
+            kind: FileType::CharacterDevice,
+            number: rustix::fs::makedev(major, minor),
+            mode: DEFAULT_MODE,
+            owner: (0, 0),
+        }
+    }
+
+    fn of(device: &LinuxDevice) -> Done<Self> {
+        let path = device.path().clone();
+        let kind = match device.typ() {
+            LinuxDeviceType::C | LinuxDeviceType::U => FileType::CharacterDevice,
+            LinuxDeviceType::B => FileType::BlockDevice,
+            LinuxDeviceType::P => FileType::Fifo,
+            LinuxDeviceType::A => {
+                return Err(malformed("has no type", &path));
+            }
+        };
+        let (Ok(major), Ok(minor)) = (u32::try_from(device.major()), u32::try_from(device.minor()))
+        else {
+            return Err(malformed("has a number out of range", &path));
+        };
+        if path.file_name().is_none() || !path.is_absolute() {
+            return Err(malformed("has no place", &path));
+        }
+        let number = if kind == FileType::Fifo { 0 } else { rustix::fs::makedev(major, minor) };
+        Ok(Self {
+            kind,
+            number,
+            mode: device.file_mode().unwrap_or(DEFAULT_MODE) & 0o7777,
+            owner: (device.uid().unwrap_or(0), device.gid().unwrap_or(0)),
+            path,
+        })
+    }
+}
+
+fn malformed(what: &str, path: &Path) -> ChildFailure {
+    ChildFailure::new(Step::Spec, format!("the device {} {what}", path.display())).on(path)
+}
+
+fn make_device(root: &OwnedFd, device: &Device) -> Done {
+    let path = &device.path;
+    let during = "failed to make the device";
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let dir = sys::root::mkdir_p(root, parent).during_on(Step::Device, during, path)?;
+    let name = path.file_name().unwrap_or_default();
+    // mknod follows no link. The umask is 0 while the container is set up.
+    let mode = Mode::from_raw_mode(device.mode);
+    match rustix::fs::mknodat(&dir, name, device.kind, mode, device.number) {
+        Ok(()) => {}
+        // Made by the image or by an earlier entry: it is right or refused below.
+        Err(Errno::EXIST) => {}
+        Err(Errno::PERM) => return bind_device(root, device),
+        Err(error) => return Err(error).during_on(Step::Device, during, path),
+    }
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let node = rustix::fs::openat(&dir, name, flags, Mode::empty()).during_on(
+        Step::Device,
+        during,
+        path,
+    )?;
+    check(&node, device)?;
+    let (uid, gid) = device.owner;
+    rustix::fs::chownat(
+        &node,
+        "",
+        Some(Uid::from_raw(uid)),
+        Some(Gid::from_raw(gid)),
+        AtFlags::EMPTY_PATH,
+    )
+    .during_on(Step::Device, during, path)
+}
+
+/// Where nodes cannot be made, the host's node is bound.
+fn bind_device(root: &OwnedFd, device: &Device) -> Done {
+    let path = &device.path;
+    let during = "failed to bind the device";
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let node =
+        rustix::fs::open(path, flags, Mode::empty()).during_on(Step::Device, during, path)?;
+    check(&node, device)?;
+    let tree = filesystem::clone_handle(&node, false).during_on(Step::Device, during, path)?;
+    let target = sys::root::ensure(root, path, Missing::File);
+    let target = target.during_on(Step::Device, during, path)?;
+    filesystem::attach(tree.as_fd(), target.as_fd()).during_on(Step::Device, during, path)
+}
+
+fn check(node: &OwnedFd, device: &Device) -> Done {
+    let path = &device.path;
+    let stat =
+        rustix::fs::fstat(node).during_on(Step::Device, "failed to look at the device", path)?;
+    let is_same = FileType::from_raw_mode(stat.st_mode) == device.kind
+        && (device.kind == FileType::Fifo || stat.st_rdev == device.number);
+    if is_same {
+        return Ok(());
+    }
+    let message = format!("{} exists and is another file", path.display());
+    Err(ChildFailure::new(Step::Device, message).on(path))
+}
+
+fn make_link(dev: &OwnedFd, name: &str, target: &str) -> Done {
+    let during = "failed to link";
+    let path = Path::new("/dev").join(name);
+    match rustix::fs::symlinkat(target, dev, name) {
+        Err(Errno::EXIST) => {
+            // The image has something here. A directory or a mount is left alone.
+            match rustix::fs::unlinkat(dev, name, AtFlags::empty()) {
+                Ok(()) => rustix::fs::symlinkat(target, dev, name),
+                Err(Errno::ISDIR | Errno::BUSY) => return Ok(()),
+                Err(error) => Err(error),
+            }
+        }
+        result => result,
+    }
+    .during_on(Step::Device, during, path)
+}

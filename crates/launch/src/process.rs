@@ -1,0 +1,215 @@
+//! What containers and exec sessions have in common: from being inside to execve.
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use oci_spec::runtime::{LinuxSeccomp, Process};
+use rustix::fs::{Gid, Mode, OFlags, Uid};
+use rustix::process::DumpableBehavior;
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use crate::capability::{self, Sets};
+use crate::channel::{Voice, Word};
+use crate::command::Command;
+use crate::step::{Done, During, reason};
+use crate::{ChildFailure, Step, limits, pivot};
+
+/// All that is needed for the last steps.
+pub(crate) struct Preparation<'a> {
+    pub(crate) process: &'a Process,
+    pub(crate) seccomp: Option<&'a LinuxSeccomp>,
+    pub(crate) command: Command,
+    /// A fresh procfs of the container's PID namespace.
+    pub(crate) proc: &'a OwnedFd,
+    /// The container's root.
+    pub(crate) root: &'a OwnedFd,
+}
+
+/// The umask of a container's process where its spec has none.
+const DEFAULT_UMASK: u32 = 0o022;
+
+/// Shuts the child off from the container before the child is in it: nobody without privileges
+/// may trace it or read it, signals act as in a new program, files get exactly our modes.
+pub(crate) fn isolate() -> Done {
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .during(Step::Credentials, "failed to make the process unreadable")?;
+    sys::signals::reset().during(Step::Credentials, "failed to reset signals")?;
+    rustix::process::umask(Mode::empty());
+    Ok(())
+}
+
+/// Starts a session, and a keyring of its own where the kernel has one to give.
+pub(crate) fn start_session(name: &str) -> Done {
+    rustix::process::setsid().during(Step::Credentials, "failed to start a session")?;
+    if let Ok(name) = CString::new(format!("corten-{name}")) {
+        // Without keys, or with too many, the container has its parent's, which is empty.
+        drop(sys::keyring::join_session(&name));
+    }
+    Ok(())
+}
+
+/// Takes on limits, user, capabilities and filter, and executes the command.
+///
+/// A filter needs a privilege or no_new_privs. With no_new_privs it is loaded last, so that it
+/// need not allow our own calls; otherwise before the privilege goes.
+pub(crate) fn execute(prepared: Preparation<'_>, voice: &Voice) -> Done<Infallible> {
+    let Preparation { process, seccomp, command, proc, root } = prepared;
+    let no_new_privileges = process.no_new_privileges().unwrap_or_default();
+    let filter = seccomp.map(Filter::compile).transpose()?;
+    let sets = capability_sets(process, voice)?;
+    set_label(process, proc)?;
+    let is_inside = pivot::enter_cwd(root, process.cwd())?;
+    limits::set_rlimits(process, voice)?;
+    drop_bounding(sets.bounding)?;
+    // From here on nothing stays open in the container but 0, 1 and 2. The channel is closed by
+    // execve too, which is how the parent learns of it.
+    sys::fds::close_on_exec_from(3).during(Step::Stdio, "failed to close descriptors")?;
+    if !no_new_privileges && let Some(filter) = &filter {
+        filter.load()?;
+    }
+    change_user(process, &sets)?;
+    if !is_inside && !pivot::enter_cwd(root, process.cwd())? {
+        let cwd = process.cwd();
+        let message = format!("the user may not enter the working directory {}", cwd.display());
+        return Err(ChildFailure::new(Step::Cwd, message).on(cwd));
+    }
+    rustix::process::umask(Mode::from_raw_mode(process.user().umask().unwrap_or(DEFAULT_UMASK)));
+    voice.say(&Word::Ready, None);
+    if no_new_privileges {
+        rustix::thread::set_no_new_privs(true)
+            .during(Step::Credentials, "failed to set no_new_privs")?;
+        if let Some(filter) = &filter {
+            filter.load()?;
+        }
+    }
+    Err(command.execute())
+}
+
+/// A compiled filter.
+pub(crate) struct Filter {
+    instructions: Vec<sys::seccomp::SockFilter>,
+    flags: u32,
+}
+
+impl Filter {
+    pub(crate) fn compile(profile: &LinuxSeccomp) -> Done<Self> {
+        let program = seccomp::compile(profile).map_err(|error| {
+            ChildFailure::new(Step::Seccomp, format!("failed to compile the filter: {error}"))
+        })?;
+        let convert = |i: &seccomp::SockFilter| sys::seccomp::SockFilter {
+            code: i.code,
+            jt: i.jt,
+            jf: i.jf,
+            k: i.k,
+        };
+        let instructions = program.instructions().iter().map(convert).collect();
+        Ok(Self { instructions, flags: program.flags() })
+    }
+
+    pub(crate) fn load(&self) -> Done {
+        sys::seccomp::load(&self.instructions, self.flags)
+            .during(Step::Seccomp, "failed to load the filter")
+    }
+}
+
+fn capability_sets(process: &Process, voice: &Voice) -> Done<Sets> {
+    let during = "failed to read the capabilities";
+    let own = rustix::thread::capabilities(None).during(Step::Credentials, during)?;
+    let mut bounding = CapabilitySet::empty();
+    for capability in known_capabilities() {
+        // The kernel does not know the newest ones everywhere; then they are not there either.
+        if rustix::thread::capability_is_in_bounding_set(capability).unwrap_or(false) {
+            bounding |= capability;
+        }
+    }
+    let sets = Sets::of(process.capabilities().as_ref(), bounding, own.permitted);
+    if !sets.clamped.is_empty() {
+        voice.notice(&format!("not available here: {}", capability::names(sets.clamped)));
+    }
+    Ok(sets)
+}
+
+fn known_capabilities() -> impl Iterator<Item = CapabilitySet> {
+    CapabilitySet::all().iter_names().map(|(_, capability)| capability)
+}
+
+/// The kernel wants the privilege for this, so it comes before the user changes.
+pub(crate) fn drop_bounding(keep: CapabilitySet) -> Done {
+    for capability in known_capabilities() {
+        let is_there = rustix::thread::capability_is_in_bounding_set(capability).unwrap_or(false);
+        if is_there && !keep.contains(capability) {
+            rustix::thread::remove_capability_from_bounding_set(capability)
+                .during(Step::Credentials, "failed to drop a capability")?;
+        }
+    }
+    Ok(())
+}
+
+fn change_user(process: &Process, sets: &Sets) -> Done {
+    let user = process.user();
+    let (uid, gid) = (Uid::from_raw(user.uid()), Gid::from_raw(user.gid()));
+    let additional = user.additional_gids().iter().flatten();
+    let groups: Vec<Gid> = additional.map(|gid| Gid::from_raw(*gid)).collect();
+    rustix::thread::set_keep_capabilities(true)
+        .during(Step::Credentials, "failed to keep capabilities")?;
+    rustix::thread::set_thread_groups(&groups)
+        .during(Step::Credentials, "failed to set the additional groups")?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid)
+        .during(Step::Credentials, &format!("failed to change to group {}", user.gid()))?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid)
+        .during(Step::Credentials, &format!("failed to change to user {}", user.uid()))?;
+    rustix::thread::set_keep_capabilities(false)
+        .during(Step::Credentials, "failed to stop keeping capabilities")?;
+    let wanted = CapabilitySets {
+        effective: sets.effective,
+        permitted: sets.permitted,
+        inheritable: sets.inheritable,
+    };
+    rustix::thread::set_capabilities(None, wanted)
+        .during(Step::Credentials, "failed to set the capabilities")?;
+    set_ambient(sets.ambient)
+}
+
+fn set_ambient(ambient: CapabilitySet) -> Done {
+    let during = "failed to set the ambient capabilities";
+    rustix::thread::clear_ambient_capability_set().during(Step::Credentials, during)?;
+    for (_, capability) in ambient.iter_names() {
+        rustix::thread::configure_capability_in_ambient_set(capability, true)
+            .during(Step::Credentials, during)?;
+    }
+    Ok(())
+}
+
+/// Asks the security module for the label at execve, through a procfs that is ours.
+fn set_label(process: &Process, proc: &OwnedFd) -> Done {
+    let apparmor = process.apparmor_profile().as_deref().filter(|profile| !profile.is_empty());
+    let selinux = process.selinux_label().as_deref().filter(|label| !label.is_empty());
+    if let Some(profile) = apparmor {
+        let text = format!("exec {profile}");
+        write_label(proc, &["attr/apparmor/exec", "attr/exec"], &text, "apparmor profile")?;
+    }
+    if let Some(label) = selinux {
+        write_label(proc, &["attr/exec"], label, "selinux label")?;
+    }
+    Ok(())
+}
+
+fn write_label(proc: &OwnedFd, files: &[&str], text: &str, what: &str) -> Done {
+    let mut cause = None;
+    for file in files {
+        let own = PathBuf::from(rustix::process::getpid().as_raw_pid().to_string());
+        let written = sys::root::open_in_mount(proc, &own.join(file), OFlags::WRONLY)
+            .and_then(|fd| File::from(fd).write_all(text.as_bytes()));
+        match written {
+            Ok(()) => return Ok(()),
+            Err(error) => cause = cause.or(Some(error)),
+        }
+    }
+    let cause = cause.map(|error| reason(&error)).unwrap_or_default();
+    let message = format!("failed to set the {what}, which this kernel may not support: {cause}");
+    Err(ChildFailure::new(Step::Label, message))
+}

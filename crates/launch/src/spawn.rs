@@ -1,0 +1,136 @@
+//! The parent's half: clone, place, release.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::process::{Pid, Signal};
+use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
+use sys::clone::{ChildToken, CloneArgs, Cloned};
+
+use crate::channel::{Voice, Word, send_go};
+use crate::{ChildFailure, LaunchError, PidNamespace, Placement};
+
+/// The PID namespace of a child.
+pub(crate) enum ChildPid<'a> {
+    /// As asked for by the caller.
+    Given(PidNamespace<'a>),
+    /// The one of the process behind this handle.
+    Of(BorrowedFd<'a>),
+}
+
+/// A child that was placed and released.
+pub(crate) struct Spawned {
+    pub(crate) pid: Pid,
+    pub(crate) pidfd: OwnedFd,
+    /// The parent's end of the channel.
+    pub(crate) socket: OwnedFd,
+}
+
+/// Clones a child that runs `body` once it is in its cgroups. `body` comes back only when it
+/// failed; what it says then is reported and the child ends.
+pub(crate) fn spawn(
+    pid: &ChildPid<'_>,
+    cgroup: &Placement<'_>,
+    body: impl FnOnce(&ChildToken, &Voice) -> ChildFailure,
+) -> Result<Spawned, LaunchError> {
+    let (socket, childs) = sys::message::pair().map_err(LaunchError::Channel)?;
+    match clone_into(pid, cgroup.into_cgroup)? {
+        Cloned::Child(token) => {
+            drop(socket);
+            if let Ok(voice) = Voice::new(childs)
+                && voice.wait_for_go()
+            {
+                let failure = body(&token, &voice);
+                voice.say(&Word::Failed(failure), None);
+            }
+            sys::clone::exit_now(FAILED_CHILD_CODE)
+        }
+        Cloned::Parent { pid, pidfd } => {
+            drop(childs);
+            let released =
+                place(pid, cgroup).and_then(|()| send_go(&socket).map_err(LaunchError::Release));
+            match released {
+                Ok(()) => Ok(Spawned { pid, pidfd, socket }),
+                Err(error) => {
+                    kill_and_reap(&pidfd);
+                    Err(error)
+                }
+            }
+        }
+    }
+}
+
+/// The exit code of a child that did not get as far as execve; nobody reports it.
+const FAILED_CHILD_CODE: i32 = 125;
+
+/// Kills a child of ours and reaps it.
+pub(crate) fn kill_and_reap(pidfd: &OwnedFd) {
+    // Fails only when it has ended already.
+    let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
+    drop(sys::pidfd::wait_and_reap(pidfd));
+}
+
+fn clone_into(
+    pid: &ChildPid<'_>,
+    into_cgroup: Option<BorrowedFd<'_>>,
+) -> Result<Cloned, LaunchError> {
+    let new_pid_namespace = matches!(pid, ChildPid::Given(PidNamespace::New));
+    let args = CloneArgs { new_pid_namespace, into_cgroup };
+    match *pid {
+        ChildPid::Given(PidNamespace::New | PidNamespace::Host) => {
+            sys::clone::clone_process(&args).map_err(LaunchError::Clone)
+        }
+        ChildPid::Given(PidNamespace::Join(namespace)) => clone_elsewhere(&args, || {
+            rustix::thread::move_into_link_name_space(namespace, Some(LinkNameSpaceType::ProcessID))
+        }),
+        ChildPid::Of(process) => clone_elsewhere(&args, || {
+            rustix::thread::move_into_thread_name_spaces(process, ThreadNameSpaceType::PROCESS_ID)
+        }),
+    }
+}
+
+/// setns changes the PID namespace of the caller's children, not the caller's own, so the caller
+/// selects another one for the moment of the clone. In the child the way back is left out: its
+/// own children belong where it is.
+fn clone_elsewhere(
+    args: &CloneArgs<'_>,
+    select: impl FnOnce() -> rustix::io::Result<()>,
+) -> Result<Cloned, LaunchError> {
+    let own = std::fs::File::open("/proc/self/ns/pid").map_err(LaunchError::RestorePid)?;
+    select().map_err(|error| LaunchError::JoinPid(error.into()))?;
+    let cloned = sys::clone::clone_process(args);
+    if let Ok(Cloned::Child(_)) = cloned {
+        return cloned.map_err(LaunchError::Clone);
+    }
+    let restored =
+        rustix::thread::move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::ProcessID));
+    match (cloned, restored) {
+        (Ok(cloned), Ok(())) => Ok(cloned),
+        (Ok(cloned), Err(error)) => {
+            if let Cloned::Parent { pidfd, .. } = cloned {
+                kill_and_reap(&pidfd);
+            }
+            Err(LaunchError::RestorePid(error.into()))
+        }
+        (Err(_), Err(error)) => Err(LaunchError::RestorePid(error.into())),
+        // The kernel says so when the namespace's first process has ended.
+        (Err(error), Ok(())) if error.kind() == io::ErrorKind::OutOfMemory => {
+            Err(LaunchError::PidNamespaceEnded(error))
+        }
+        (Err(error), Ok(())) => Err(LaunchError::Clone(error)),
+    }
+}
+
+fn place(pid: Pid, cgroup: &Placement<'_>) -> Result<(), LaunchError> {
+    let number = pid.as_raw_pid().to_string();
+    for path in &cgroup.procs_files {
+        // Never created: a missing cgroup must not become a plain file.
+        let written = OpenOptions::new()
+            .write(true)
+            .open(path)
+            .and_then(|mut file| file.write_all(number.as_bytes()));
+        written.map_err(|source| LaunchError::Place { path: path.clone(), source })?;
+    }
+    Ok(())
+}

@@ -16,7 +16,7 @@ use crate::{
     builtin::{Builtin, KnownPod},
     cni::{
         self, Chain, Directory, Loaded, NetworkList, ResultCache, Runtime, arguments,
-        capability_arguments, find_program, minimal_arguments,
+        capability_arguments, minimal_arguments,
     },
     files, namespace,
     records::{Owed, Record, Records},
@@ -122,8 +122,9 @@ impl Network {
     /// Where a step fails. The debt stays on disk: the caller may retry, or remove the pod
     /// and leave the debt to [`Network::recover`].
     pub async fn detach(self: &Arc<Self>, request: &DetachRequest) -> Result<(), NetworkError> {
-        let (network, id) = (Arc::clone(self), request.sandbox_id.clone());
-        detached("detach", async move { network.settle(id).await }).await
+        let (network, request) = (Arc::clone(self), request.clone());
+        let netns = Some(request.netns.unwrap_or_default());
+        detached("detach", async move { network.settle(request.sandbox_id, netns).await }).await
     }
 
     /// Asks the plugins whether a pod's network is as it was made (CHECK).
@@ -152,10 +153,11 @@ impl Network {
     }
 
     /// Takes away all that belongs to no known sandbox, and makes the rules of the known
-    /// ones anew. To be called at start, before the first attach.
+    /// ones anew. To be called at start, before the first attach, and then at will: it is
+    /// what retries the debts of removed pods.
     ///
-    /// Every sandbox that is being attached counts as known. Takes as long as the plugins
-    /// take that owe something.
+    /// Every sandbox that is being attached or detached must be among the known ones.
+    /// Takes as long as the plugins take that owe something.
     ///
     /// # Errors
     ///
@@ -170,7 +172,7 @@ impl Network {
         let mut report = RecoverReport::default();
         for id in owing.into_iter().filter(|id| !known.contains(id)) {
             let (network, owing) = (Arc::clone(self), id.clone());
-            match detached("recovery", async move { network.settle(owing).await }).await {
+            match detached("recovery", async move { network.settle(owing, None).await }).await {
                 Ok(()) => report.detached.push(id),
                 Err(error) => report.owed.push((id, error)),
             }
@@ -185,7 +187,7 @@ impl Network {
         request: AttachRequest,
     ) -> Result<Attachment, NetworkError> {
         // What an earlier attempt left would be in the way, and its record overwritten.
-        Arc::clone(&self).settle(request.sandbox_id.clone()).await?;
+        Arc::clone(&self).settle(request.sandbox_id.clone(), None).await?;
         let network = Arc::clone(&self);
         let loaded =
             blocking("attach", move || Ok(network.directory.current(Duration::ZERO))).await?;
@@ -235,6 +237,9 @@ impl Network {
             arguments: arguments(request)?,
             capabilities: capability_arguments(request),
         };
+        let chain = self.chain(list, &runtime, self.options.add_deadline);
+        // Before anything is owed: what cannot begin needs no undoing.
+        chain.find_programs("ADD")?;
         let owed = Owed::Cni {
             conf: list.raw.clone(),
             arguments: runtime.arguments.clone(),
@@ -247,8 +252,7 @@ impl Network {
             network.records.store(&first)
         })
         .await?;
-        let added = self.chain(list, &runtime, self.options.add_deadline).add().await;
-        let failure = match added {
+        let failure = match chain.add().await {
             Ok(result) => match self.seal(&mut record, list, &runtime, &result).await {
                 Ok(attachment) => return Ok(attachment),
                 Err(error) => cni::ChainFailure { error, result: Some(result) },
@@ -306,15 +310,23 @@ impl Network {
         }
     }
 
-    /// Pays what a sandbox owes.
-    async fn settle(self: Arc<Self>, id: SandboxId) -> Result<(), NetworkError> {
-        let record = match self.load(id.clone()).await {
+    /// Pays what a sandbox owes. `netns` replaces the record's namespace; an empty path
+    /// means that it is gone.
+    async fn settle(
+        self: Arc<Self>,
+        id: SandboxId,
+        netns: Option<PathBuf>,
+    ) -> Result<(), NetworkError> {
+        let mut record = match self.load(id.clone()).await {
             Ok(Some(record)) => record,
             // A crash may have left a file aside.
             Ok(None) => return blocking("detach", move || self.forget(None, &id)).await,
             Err(error @ NetworkError::DamagedRecord { .. }) => self.salvage(id, &error).await?,
             Err(error) => return Err(error),
         };
+        if let Some(netns) = netns {
+            record.netns = netns;
+        }
         let Some((list, runtime)) = self.chain_of(&record)? else {
             return blocking("detach", move || self.settle_builtin(&record)).await;
         };
@@ -378,12 +390,19 @@ impl Network {
         let Some(builtin) = &self.builtin else { return Ok(()) };
         let mut pods = Vec::new();
         for id in known {
-            if let Some(record) = self.records.load(id)?
-                && let Owed::Builtin { port_mappings } = &record.network
-            {
-                let (address, port_mappings) = (record.builtin_address(), port_mappings.clone());
-                pods.push(KnownPod { id: id.clone(), address, port_mappings });
+            let mut pod = KnownPod { id: id.clone(), address: None, port_mappings: Vec::new() };
+            match self.records.load(id) {
+                Ok(Some(Record { network: Owed::Cni { .. }, .. })) => continue,
+                Ok(Some(record)) => {
+                    pod.address = record.builtin_address();
+                    if let Owed::Builtin { port_mappings } = record.network {
+                        pod.port_mappings = port_mappings;
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, sandbox_id = %id, "host ports are not known"),
             }
+            pods.push(pod);
         }
         builtin.recover(&pods)
     }
@@ -422,20 +441,16 @@ impl Network {
         let loaded = self.directory.current(STATUS_AGE);
         let config = self.summary(&loaded);
         match (&loaded.selected, &self.builtin) {
-            (Some((file, list)), _) => match self.missing_program(list) {
-                Some(problem) => not_ready(format!("{}: {problem}", file.display()), config),
-                None => ready(config),
+            (Some((file, list)), _) => match cni::find_programs(list, &self.options.bin_dirs) {
+                Err((plugin, failure)) => {
+                    let file = file.display();
+                    not_ready(format!("{file}: plugin \"{plugin}\": {failure}"), config)
+                }
+                Ok(()) => ready(config),
             },
             (None, Some(_)) if loaded.is_blank() => ready(config),
             _ => not_ready(self.missing(&loaded), config),
         }
-    }
-
-    fn missing_program(&self, list: &NetworkList) -> Option<String> {
-        list.plugins.iter().find_map(|plugin| {
-            let failure = find_program(&plugin.kind, &self.options.bin_dirs).err()?;
-            Some(format!("plugin {:?}: {failure}", plugin.kind))
-        })
     }
 
     fn missing(&self, loaded: &Loaded) -> String {

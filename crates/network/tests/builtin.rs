@@ -1,9 +1,13 @@
 //! The built-in network on a host of its own: reachability, host ports, and no trace
 //! left. Needs root, iproute2, nftables and util-linux.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
 
-use std::{fs, net::IpAddr};
+use std::{
+    fs,
+    net::{IpAddr, UdpSocket},
+};
 
 use common::{IMPATIENCE, Lab, PATIENCE, chain, open};
 use network::NetworkError;
@@ -123,9 +127,37 @@ fn host_ports_are_reached_from_everywhere_and_capture_nothing_else() {
 }
 
 #[test]
+fn a_udp_flow_follows_the_host_port_to_its_next_owner() {
+    let lab = Lab::new();
+    let neighbour = lab.neighbour();
+    let client = neighbour.run(|| UdpSocket::bind("0.0.0.0:40000").unwrap());
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    let ask = || {
+        client.send_to(b"?", "10.213.200.1:5353").unwrap();
+        let mut buffer = [0; 64];
+        let length = client.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    };
+    lab.daemon(async || {
+        let network = open(lab.options());
+        lab.host.serve_udp("0.0.0.0:5353", "host");
+        assert_eq!(ask(), "host");
+        for name in ["first", "second"] {
+            let pod = lab.pod(name).map(Protocol::Udp, 5353, 53);
+            network.attach(&pod.attach()).await.unwrap();
+            pod.netns.serve_udp("0.0.0.0:53", name);
+            assert_eq!(ask(), name);
+            network.detach(&pod.detach()).await.unwrap();
+        }
+        assert_eq!(ask(), "host");
+    });
+}
+
+#[test]
 fn a_pod_does_not_reach_the_hosts_loopback() {
     let lab = Lab::new();
-    lab.host.serve("127.0.0.1:7777", "secret");
+    let server = lab.host.run(|| UdpSocket::bind("127.0.0.1:7777").unwrap());
+    server.set_read_timeout(Some(PATIENCE)).unwrap();
     let pod = lab.pod("pod");
     lab.daemon(async || open(lab.options()).attach(&pod.attach()).await.unwrap());
     // All that a privileged pod can do to send packets for 127.0.0.1 out of its eth0.
@@ -133,10 +165,14 @@ fn a_pod_does_not_reach_the_hosts_loopback() {
          ip route del local 127.0.0.0/8 dev lo table local
          ip route del local 127.0.0.1 dev lo table local
          ip route add 127.0.0.1 via 10.213.0.1 dev eth0 src 10.213.0.2");
-    pod.netns.fetch("127.0.0.1:7777", IMPATIENCE).unwrap_err();
+    let client = pod.netns.run(|| UdpSocket::bind("10.213.0.2:0").unwrap());
+    client.send_to(b"guarded", "127.0.0.1:7777").unwrap();
     // The attempt is a real one: without the guard it succeeds.
     lab.host.sh("nft flush chain ip corten_test guard");
-    assert!(pod.netns.fetch("127.0.0.1:7777", PATIENCE).unwrap().starts_with("secret"));
+    client.send_to(b"unguarded", "127.0.0.1:7777").unwrap();
+    let mut buffer = [0; 64];
+    let length = server.recv(&mut buffer).unwrap();
+    assert_eq!(String::from_utf8_lossy(&buffer[..length]), "unguarded");
 }
 
 #[test]

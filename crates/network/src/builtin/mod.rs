@@ -44,7 +44,8 @@ pub(crate) struct Builtin {
     gate: RwLock<()>,
 }
 
-/// A pod of the built-in network as its record tells.
+/// A pod that stays, as far as its record tells. One without a record may be on another
+/// network: it keeps what it has here, if anything.
 #[derive(Debug, Clone)]
 pub(crate) struct KnownPod {
     pub(crate) id: SandboxId,
@@ -108,7 +109,7 @@ impl Builtin {
             let ids: Vec<SandboxId> = known.iter().map(|pod| pod.id.clone()).collect();
             self.bridge.retain(&ids)?;
             self.ipam.retain(&ids.iter().map(SandboxId::as_str).collect::<BTreeSet<_>>())?;
-            if !known.is_empty() {
+            if !self.ipam.is_empty()? {
                 return self.ports.restore(ports_of(known));
             }
         }
@@ -163,10 +164,10 @@ fn host_ports(
 
 fn ports_of(known: &[KnownPod]) -> BTreeMap<SandboxId, Vec<HostPort>> {
     let read = |pod: &KnownPod| {
-        let ports = host_ports(&pod.id, &pod.port_mappings, pod.address?).unwrap_or_default();
-        Some((pod.id.clone(), ports))
+        let read = |address| host_ports(&pod.id, &pod.port_mappings, address).ok();
+        (pod.id.clone(), pod.address.and_then(read).unwrap_or_default())
     };
-    known.iter().filter_map(read).collect()
+    known.iter().map(read).collect()
 }
 
 fn format_mac(mac: [u8; 6]) -> String {

@@ -18,7 +18,11 @@ use types::{PortMapping, Protocol, SandboxId};
 
 use crate::{
     BuiltinOptions, NetworkError,
-    netlink::nft::{self, Element, Expression, Hook, REGISTER_KEY, REGISTER_VALUE, Transaction},
+    netlink::{
+        conntrack,
+        nft::{self, Element, Expression, Hook, REGISTER_KEY, REGISTER_VALUE, Transaction},
+        route::Routes,
+    },
 };
 
 /// Ports of every address of the host.
@@ -66,7 +70,11 @@ impl HostPort {
             text => match text.parse() {
                 Ok(std::net::IpAddr::V4(ip)) => Some(ip).filter(|ip| !ip.is_unspecified()),
                 Ok(std::net::IpAddr::V6(ip)) if ip.is_unspecified() => None,
-                Ok(std::net::IpAddr::V6(_)) => return Ok(None),
+                Ok(std::net::IpAddr::V6(ip)) => {
+                    let port = mapping.host_port;
+                    tracing::warn!(%ip, port, "the built-in network maps no port of IPv6");
+                    return Ok(None);
+                }
                 Err(_) => return Err(format!("host address {text:?} is no address")),
             },
         };
@@ -124,8 +132,9 @@ impl Ports {
         refuse_clashes(&held, id, &ports)?;
         let before = held.insert(id.clone(), ports.clone());
         let added = self.add_elements(&held, before.is_some(), &ports);
-        if added.is_err() {
-            held.remove(id);
+        match added {
+            Ok(()) => forget_flows_to_host(&ports),
+            Err(_) => drop(held.remove(id)),
         }
         added
     }
@@ -148,15 +157,22 @@ impl Ports {
             other => other.map_err(self.failed("remove host ports"))?,
         }
         held.remove(id);
+        forget_flows_to_pod(&ports);
         Ok(())
     }
 
-    /// Makes the table anew from what the records tell.
+    /// Makes the table anew from what the records of known pods tell. What is held
+    /// already of a known pod is newer than its record, and stays.
     pub(crate) fn restore(
         &self,
-        ports: BTreeMap<SandboxId, Vec<HostPort>>,
+        mut ports: BTreeMap<SandboxId, Vec<HostPort>>,
     ) -> Result<(), NetworkError> {
         let mut held = self.held();
+        for (id, ports) in &mut ports {
+            if let Some(newer) = held.remove(id) {
+                *ports = newer;
+            }
+        }
         *held = ports;
         self.rebuild(&held)
     }
@@ -218,6 +234,44 @@ impl Ports {
     fn failed(&self, action: &'static str) -> impl FnOnce(io::Error) -> NetworkError {
         let table = self.options.table.clone();
         move |source| NetworkError::Rules { action, table, source }
+    }
+}
+
+/// Flows to the host itself that began before the pod took the port.
+fn forget_flows_to_host(ports: &[HostPort]) {
+    let ports = udp(ports);
+    if ports.is_empty() {
+        return;
+    }
+    let forgotten = Routes::open().and_then(|mut routes| routes.addresses()).and_then(|own| {
+        conntrack::forget_udp(|flow| {
+            let host = own.iter().any(|link| link.address == flow.destination);
+            host && ports.iter().any(|port| port.port == flow.port)
+        })
+    });
+    report_flows(forgotten);
+}
+
+/// Flows that were translated to a pod that goes.
+fn forget_flows_to_pod(ports: &[HostPort]) {
+    let ports = udp(ports);
+    if ports.is_empty() {
+        return;
+    }
+    report_flows(conntrack::forget_udp(|flow| {
+        let to = |port: &&HostPort| *port.target.ip() == flow.answers && port.port == flow.port;
+        flow.destination != flow.answers && ports.iter().any(to)
+    }));
+}
+
+fn udp(ports: &[HostPort]) -> Vec<&HostPort> {
+    ports.iter().filter(|port| port.protocol == Protocol::Udp).collect()
+}
+
+/// A flow that is remembered ends by itself when nothing is sent for some minutes.
+fn report_flows(forgotten: io::Result<()>) {
+    if let Err(error) = forgotten {
+        tracing::debug!(%error, "flows of UDP cannot be forgotten");
     }
 }
 

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use super::{
     NetworkList,
     config::{Plugin, Version},
-    exec::{self, Call},
-    find_program, result,
+    exec::{self, Call, find_program},
+    result,
 };
 use crate::{INTERFACE, NetworkError, PluginFailure, namespace};
 
@@ -44,6 +44,16 @@ pub(crate) struct ChainFailure {
 }
 
 impl Chain<'_> {
+    /// Looks whether every program is there.
+    pub(crate) fn find_programs(&self, command: &'static str) -> Result<(), NetworkError> {
+        find_programs(self.list, self.bin_dirs).map_err(|(plugin, source)| NetworkError::Plugin {
+            plugin: plugin.to_owned(),
+            network: self.list.name.clone(),
+            command,
+            source,
+        })
+    }
+
     /// Runs ADD plugin by plugin, each with the result of the one before.
     pub(crate) async fn add(&self) -> Result<Value, ChainFailure> {
         let deadline = Instant::now() + self.limit;
@@ -67,11 +77,14 @@ impl Chain<'_> {
     /// Runs DEL in the reverse order. A plugin that fails does not keep the others from
     /// cleaning up; the first failure is returned.
     pub(crate) async fn delete(&self, result: Option<&Value>) -> Result<(), NetworkError> {
-        let deadline = Instant::now() + self.limit;
+        let start = Instant::now();
         // Earlier versions know no result at DEL.
         let result = result.filter(|_| self.list.version >= Version::V0_4_0);
+        let count = u32::try_from(self.list.plugins.len()).unwrap_or(u32::MAX);
         let mut first = Ok(());
-        for plugin in self.list.plugins.iter().rev() {
+        for (plugin, turn) in self.list.plugins.iter().rev().zip(1..) {
+            // One that hangs leaves the others their share of the time.
+            let deadline = start + self.limit * turn / count;
             if let Err(failure) = self.run(plugin, "DEL", result, deadline).await {
                 let error = self.failed(plugin, "DEL", failure);
                 first = first.and(Err(error));
@@ -106,7 +119,7 @@ impl Chain<'_> {
             path: &path,
             environment: self.environment(command),
             stdin: self.configuration(plugin, previous),
-            deadline: (deadline, self.limit),
+            deadline,
         })
         .await
     }
@@ -158,6 +171,18 @@ impl Chain<'_> {
             source,
         }
     }
+}
+
+/// Looks whether every program of a list is there, and returns the type of the first one
+/// that is not.
+pub(crate) fn find_programs<'a>(
+    list: &'a NetworkList,
+    dirs: &[PathBuf],
+) -> Result<(), (&'a str, PluginFailure)> {
+    for plugin in &list.plugins {
+        find_program(&plugin.kind, dirs).map_err(|failure| (plugin.kind.as_str(), failure))?;
+    }
+    Ok(())
 }
 
 /// A namespace that is gone must not be named at DEL: plugins then clean up without it.

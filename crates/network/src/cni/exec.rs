@@ -48,9 +48,9 @@ pub enum PluginFailure {
         source: io::Error,
     },
     /// The program was killed because its time was over.
-    #[error("no answer within {} s", .after.as_secs_f32())]
+    #[error("no answer within {:.1} s", .after.as_secs_f32())]
     Timeout {
-        /// How long the chain was allowed to take.
+        /// How long it had.
         after: Duration,
     },
     /// The program told an error.
@@ -91,8 +91,8 @@ pub(super) struct Call<'a> {
     pub(super) environment: Vec<(&'static str, String)>,
     /// The configuration, with result and capability arguments.
     pub(super) stdin: Vec<u8>,
-    /// When the chain's time is over, and how long that was.
-    pub(super) deadline: (Instant, Duration),
+    /// When its time is over.
+    pub(super) deadline: Instant,
 }
 
 /// The error object of the specification.
@@ -106,7 +106,7 @@ struct ErrorObject {
 }
 
 /// Returns the program of a type, which is a file name and never a path.
-pub(crate) fn find_program(kind: &str, dirs: &[PathBuf]) -> Result<PathBuf, PluginFailure> {
+pub(super) fn find_program(kind: &str, dirs: &[PathBuf]) -> Result<PathBuf, PluginFailure> {
     let mut paths = dirs.iter().map(|dir| dir.join(kind));
     paths
         .find(|path| path.is_file())
@@ -115,7 +115,7 @@ pub(crate) fn find_program(kind: &str, dirs: &[PathBuf]) -> Result<PathBuf, Plug
 
 /// Runs a program and returns what it printed.
 pub(super) async fn run(call: Call<'_>) -> Result<Vec<u8>, PluginFailure> {
-    let (deadline, after) = call.deadline;
+    let (begun, deadline) = (Instant::now(), call.deadline);
     let mut child = spawn(&call)?;
     // Its group has the same number. It is ours until the child has been reaped.
     let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
@@ -129,6 +129,7 @@ pub(super) async fn run(call: Call<'_>) -> Result<Vec<u8>, PluginFailure> {
             Err(PluginFailure::Start { path: call.path.to_owned(), source })
         }
         Err(_) => {
+            let after = begun.elapsed();
             kill(child, group).await;
             Err(PluginFailure::Timeout { after })
         }

@@ -11,10 +11,9 @@ mod request;
 mod result;
 
 pub(crate) use cache::ResultCache;
-pub(crate) use chain::{Chain, ChainFailure, Runtime};
+pub(crate) use chain::{Chain, ChainFailure, Runtime, find_programs};
 pub(crate) use config::NetworkList;
 pub(crate) use directory::{Directory, Loaded};
 pub use exec::PluginFailure;
-pub(crate) use exec::find_program;
 pub(crate) use request::{arguments, capability_arguments, minimal_arguments};
 pub(crate) use result::pod_addresses;

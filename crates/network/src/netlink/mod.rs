@@ -4,6 +4,7 @@
 //! in all; one builder and one reader serve them, and a batch of nf_tables is one
 //! transaction. Blocking: callers run on a thread that may wait for the kernel.
 
+pub(crate) mod conntrack;
 mod message;
 pub(crate) mod nft;
 pub(crate) mod route;

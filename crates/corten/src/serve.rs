@@ -106,7 +106,11 @@ async fn serve(settings: config::Config) -> anyhow::Result<()> {
     if let Some(image_endpoint) = &mut image_endpoint {
         let listener = image_endpoint.listen()?;
         info!(socket = %image_endpoint.path().display(), "serving ImageService");
-        servers.spawn(answer(listener, daemon.server.image_routes(Routes::default()), stopped.clone()));
+        servers.spawn(answer(
+            listener,
+            daemon.server.image_routes(Routes::default()),
+            stopped.clone(),
+        ));
     } else {
         routes = daemon.server.image_routes(routes);
     }
@@ -140,7 +144,11 @@ async fn serve(settings: config::Config) -> anyhow::Result<()> {
 }
 
 /// Answers calls on a socket until told to stop; then those in flight.
-async fn answer(listener: UnixListener, routes: Routes, mut stopped: watch::Receiver<bool>) -> anyhow::Result<()> {
+async fn answer(
+    listener: UnixListener,
+    routes: Routes,
+    mut stopped: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
     // A client that cannot be accepted (too many open files) must not end the server.
     let incoming = UnixListenerStream::new(listener).filter_map(|connection| match connection {
         Ok(connection) => Some(Ok::<_, std::io::Error>(authority::accept(connection))),

@@ -32,8 +32,10 @@ impl Daemon {
         }
         let root = settings.root.join("snapshots");
         let snapshots = Snapshots::open(&root).context("failed to open the root file systems")?;
-        let images = Images::open(image_options(settings), snapshots.clone()).context("failed to open the images")?;
-        let network = Network::new(network_options(settings)?).context("failed to set up the pod network")?;
+        let images = Images::open(image_options(settings), snapshots.clone())
+            .context("failed to open the images")?;
+        let network =
+            Network::new(network_options(settings)?).context("failed to set up the pod network")?;
         let cgroups = Arc::new(Cgroups::detect().context("failed to find the control groups")?);
         let program = monitor_program(&settings.monitor.program)?;
         let monitors = Monitors::new(MonitorProgram::load(&program)?);
@@ -55,7 +57,10 @@ impl Daemon {
             shm_size_bytes: settings.containers.shm_size_bytes,
         };
         let pods = Pods::open(options, services)?;
-        let info = Info { version: env!("CARGO_PKG_VERSION").to_owned(), config: verbose_config(settings)? };
+        let info = Info {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            config: verbose_config(settings)?,
+        };
         let server = Server::new(pods.clone(), images, network, gate, info);
         Ok(Self { pods, server })
     }
@@ -72,7 +77,8 @@ fn image_options(settings: &Config) -> ImagesOptions {
 
 fn network_options(settings: &Config) -> anyhow::Result<NetworkOptions> {
     let network = &settings.network;
-    let subnet = network.subnet.parse().context("the configuration's network.subnet is not valid")?;
+    let subnet =
+        network.subnet.parse().context("the configuration's network.subnet is not valid")?;
     let deadline = Duration::from_secs(network.plugin_timeout_s);
     Ok(NetworkOptions {
         conf_dir: network.conf_dir.clone(),

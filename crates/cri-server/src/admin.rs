@@ -13,11 +13,18 @@ const MAX_ARCHIVE_BYTES: u64 = 64 << 30;
 impl ImageAdmin for Server {
     /// Spools the archive beside the images, because its parts come in any order, and
     /// loads it from there.
-    async fn load(&self, request: Request<Streaming<LoadRequest>>) -> Result<Response<LoadResponse>, Status> {
+    async fn load(
+        &self,
+        request: Request<Streaming<LoadRequest>>,
+    ) -> Result<Response<LoadResponse>, Status> {
         traced("Load", async {
             let mut pieces = request.into_inner();
-            let spool = self.images.spool().map_err(|e| Status::unknown(format!("failed to spool the archive: {e}")))?;
-            let failed = |e: std::io::Error| Status::unknown(format!("failed to spool the archive: {e}"));
+            let spool = self
+                .images
+                .spool()
+                .map_err(|e| Status::unknown(format!("failed to spool the archive: {e}")))?;
+            let failed =
+                |e: std::io::Error| Status::unknown(format!("failed to spool the archive: {e}"));
             let mut file = tokio::fs::File::create(spool.path()).await.map_err(failed)?;
             let mut size = 0_u64;
             while let Some(LoadRequest { data }) = pieces.message().await? {
@@ -29,7 +36,8 @@ impl ImageAdmin for Server {
             }
             file.flush().await.map_err(failed)?;
             drop(file);
-            let loaded = self.images.load(spool.path()).await.map_err(|e| crate::error::pull_status(&e))?;
+            let loaded =
+                self.images.load(spool.path()).await.map_err(|e| crate::error::pull_status(&e))?;
             let named = loaded.into_iter().flat_map(|one| match one.names.is_empty() {
                 true => vec![one.image.id.to_string()],
                 false => one.names,

@@ -12,9 +12,10 @@ use tonic::{Code, Status};
 fn code(error: &Error) -> Code {
     match error {
         Error::NoSandbox(_) | Error::NoContainer(_) | Error::NoImage(_) => Code::NotFound,
-        Error::Ambiguous(_) | Error::Invalid(_) | Error::RecursiveReadOnly(_) | Error::NoHandler(_) => {
-            Code::InvalidArgument
-        }
+        Error::Ambiguous(_)
+        | Error::Invalid(_)
+        | Error::RecursiveReadOnly(_)
+        | Error::NoHandler(_) => Code::InvalidArgument,
         Error::NameTaken(_) => Code::AlreadyExists,
         Error::WrongState(_) => Code::FailedPrecondition,
         Error::Timeout { .. } | Error::ExecTimeout { .. } => Code::DeadlineExceeded,
@@ -27,7 +28,9 @@ fn code(error: &Error) -> Code {
         Error::Snapshot { .. } => Code::Unknown,
         Error::Record { .. } => Code::Unknown,
         Error::File { source, .. } => match source.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Code::ResourceExhausted,
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                Code::ResourceExhausted
+            }
             _ => Code::Unknown,
         },
         Error::Joined(other) => code(other),
@@ -46,7 +49,9 @@ pub(crate) fn pull_status(error: &PullError) -> Status {
     let text = chain(error);
     match error.kind() {
         PullErrorKind::InvalidArgument => Status::invalid_argument(text),
-        PullErrorKind::RegistryUnavailable => Status::unknown(format!("RegistryUnavailable: {text}")),
+        PullErrorKind::RegistryUnavailable => {
+            Status::unknown(format!("RegistryUnavailable: {text}"))
+        }
         PullErrorKind::NotFound => Status::not_found(text),
         PullErrorKind::Exhausted => Status::resource_exhausted(text),
         PullErrorKind::Unauthorized

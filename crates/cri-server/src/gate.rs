@@ -42,7 +42,9 @@ impl Gate {
         let mut open = self.0.clone();
         match timeout(PATIENCE, open.wait_for(|open| *open)).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Status::unavailable("the daemon is still recovering its pods: ask again")),
+            Ok(Err(_)) | Err(_) => {
+                Err(Status::unavailable("the daemon is still recovering its pods: ask again"))
+            }
         }
     }
 

@@ -58,7 +58,10 @@ impl<S> NamedService for LegacyService<S, true> {
 
 impl<S, const IMAGE: bool> Service<Request<Body>> for LegacyService<S, IMAGE>
 where
-    S: Service<Request<Body>, Response = http::Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<Body>, Response = http::Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
     S::Future: Send + 'static,
 {
     type Response = http::Response<Body>;
@@ -123,8 +126,14 @@ mod tests {
     #[test]
     fn only_calls_of_v1alpha2_are_mapped() {
         let map = |path: &str| mapped(&path.parse().unwrap()).map(|u| u.path().to_owned());
-        assert_eq!(map("/runtime.v1alpha2.RuntimeService/Version").as_deref(), Some("/runtime.v1.RuntimeService/Version"));
-        assert_eq!(map("/runtime.v1alpha2.ImageService/PullImage").as_deref(), Some("/runtime.v1.ImageService/PullImage"));
+        assert_eq!(
+            map("/runtime.v1alpha2.RuntimeService/Version").as_deref(),
+            Some("/runtime.v1.RuntimeService/Version")
+        );
+        assert_eq!(
+            map("/runtime.v1alpha2.ImageService/PullImage").as_deref(),
+            Some("/runtime.v1.ImageService/PullImage")
+        );
         assert_eq!(map("/runtime.v1alpha2.RuntimeService/RuntimeConfig"), None);
         assert_eq!(map("/runtime.v1alpha2.ImageService/StreamImages"), None);
         assert_eq!(map("/runtime.v1.RuntimeService/Version"), None);

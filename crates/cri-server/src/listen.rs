@@ -47,7 +47,8 @@ impl Endpoint {
     /// # Errors
     /// Fails on other schemes and on relative paths.
     pub fn parse(text: &str) -> Result<Self, ListenError> {
-        let path = text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:")).unwrap_or(text);
+        let path =
+            text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:")).unwrap_or(text);
         if path.starts_with('/') {
             Ok(Self { path: path.into(), owned: false })
         } else {
@@ -71,8 +72,12 @@ impl Endpoint {
             fs::DirBuilder::new().recursive(true).mode(0o711).create(parent).map_err(failed)?;
         }
         match fs::symlink_metadata(&self.path) {
-            Ok(meta) if !meta.file_type().is_socket() => return Err(ListenError::NotASocket(self.path.clone())),
-            Ok(_) if StdUnixStream::connect(&self.path).is_ok() => return Err(ListenError::InUse(self.path.clone())),
+            Ok(meta) if !meta.file_type().is_socket() => {
+                return Err(ListenError::NotASocket(self.path.clone()));
+            }
+            Ok(_) if StdUnixStream::connect(&self.path).is_ok() => {
+                return Err(ListenError::InUse(self.path.clone()));
+            }
             Ok(_) => fs::remove_file(&self.path).map_err(failed)?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(failed(e)),
@@ -120,7 +125,10 @@ mod tests {
         let path = dir.path().join("file");
         fs::write(&path, "").unwrap();
         let text = path.display().to_string();
-        assert!(matches!(Endpoint::parse(&text).unwrap().listen(), Err(ListenError::NotASocket(_))));
+        assert!(matches!(
+            Endpoint::parse(&text).unwrap().listen(),
+            Err(ListenError::NotASocket(_))
+        ));
         assert!(path.exists());
         for bad in ["tcp://127.0.0.1:1", "relative.sock", "unix://relative"] {
             assert!(Endpoint::parse(bad).is_err(), "{bad}");

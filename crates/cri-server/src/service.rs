@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Instant};
 
 use cri_proto::{
     corten_v1::image_admin_server::ImageAdminServer,
-    v1::{self, image_service_server::ImageServiceServer, runtime_service_server::RuntimeServiceServer},
+    v1::{
+        self, image_service_server::ImageServiceServer,
+        runtime_service_server::RuntimeServiceServer,
+    },
 };
 use images::Images;
 use network::Network;
@@ -12,7 +15,10 @@ use pods::Pods;
 use tonic::{Request, Response, Status, async_trait, service::Routes};
 use tracing::{Instrument, debug, info_span, warn};
 
-use crate::{gate::Gate, legacy::{Legacy, LegacyService}};
+use crate::{
+    gate::Gate,
+    legacy::{Legacy, LegacyService},
+};
 
 /// The largest message either way: what the kubelet takes.
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
@@ -81,7 +87,13 @@ calls! {
 
 impl Server {
     /// Makes the server. Calls that need a complete picture wait at the gate.
-    pub fn new(pods: Pods, images: Arc<Images>, network: Arc<Network>, gate: Gate, info: Info) -> Self {
+    pub fn new(
+        pods: Pods,
+        images: Arc<Images>,
+        network: Arc<Network>,
+        gate: Gate,
+        info: Info,
+    ) -> Self {
         Self { pods, images, network, gate, info: Arc::new(info) }
     }
 
@@ -98,8 +110,12 @@ impl Server {
         let service = ImageServiceServer::new(self.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let admin = ImageAdminServer::new(self.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        routes.add_service(LegacyService::<_, true>(service.clone())).add_service(service).add_service(admin)
+        let admin =
+            ImageAdminServer::new(self.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        routes
+            .add_service(LegacyService::<_, true>(service.clone()))
+            .add_service(service)
+            .add_service(admin)
     }
 }
 
@@ -138,68 +154,116 @@ macro_rules! delegate {
 /// Methods of the generated trait that are served: each passes the gate and is traced.
 #[async_trait]
 impl v1::runtime_service_server::RuntimeService for Server {
-    async fn version(&self, request: Request<v1::VersionRequest>) -> Result<Response<v1::VersionResponse>, Status> {
+    async fn version(
+        &self,
+        request: Request<v1::VersionRequest>,
+    ) -> Result<Response<v1::VersionResponse>, Status> {
         let legacy = request.extensions().get::<Legacy>().is_some();
         traced("Version", async { Ok(self.on_version(legacy)) }).await
     }
 
-    async fn run_pod_sandbox(&self, request: Request<v1::RunPodSandboxRequest>) -> Result<Response<v1::RunPodSandboxResponse>, Status> {
+    async fn run_pod_sandbox(
+        &self,
+        request: Request<v1::RunPodSandboxRequest>,
+    ) -> Result<Response<v1::RunPodSandboxResponse>, Status> {
         delegate!(self, request, "RunPodSandbox", on_run_pod_sandbox)
     }
 
-    async fn stop_pod_sandbox(&self, request: Request<v1::StopPodSandboxRequest>) -> Result<Response<v1::StopPodSandboxResponse>, Status> {
+    async fn stop_pod_sandbox(
+        &self,
+        request: Request<v1::StopPodSandboxRequest>,
+    ) -> Result<Response<v1::StopPodSandboxResponse>, Status> {
         delegate!(self, request, "StopPodSandbox", on_stop_pod_sandbox)
     }
 
-    async fn remove_pod_sandbox(&self, request: Request<v1::RemovePodSandboxRequest>) -> Result<Response<v1::RemovePodSandboxResponse>, Status> {
+    async fn remove_pod_sandbox(
+        &self,
+        request: Request<v1::RemovePodSandboxRequest>,
+    ) -> Result<Response<v1::RemovePodSandboxResponse>, Status> {
         delegate!(self, request, "RemovePodSandbox", on_remove_pod_sandbox)
     }
 
-    async fn pod_sandbox_status(&self, request: Request<v1::PodSandboxStatusRequest>) -> Result<Response<v1::PodSandboxStatusResponse>, Status> {
+    async fn pod_sandbox_status(
+        &self,
+        request: Request<v1::PodSandboxStatusRequest>,
+    ) -> Result<Response<v1::PodSandboxStatusResponse>, Status> {
         delegate!(self, request, "PodSandboxStatus", on_pod_sandbox_status)
     }
 
-    async fn list_pod_sandbox(&self, request: Request<v1::ListPodSandboxRequest>) -> Result<Response<v1::ListPodSandboxResponse>, Status> {
+    async fn list_pod_sandbox(
+        &self,
+        request: Request<v1::ListPodSandboxRequest>,
+    ) -> Result<Response<v1::ListPodSandboxResponse>, Status> {
         delegate!(self, request, "ListPodSandbox", on_list_pod_sandbox)
     }
 
-    async fn create_container(&self, request: Request<v1::CreateContainerRequest>) -> Result<Response<v1::CreateContainerResponse>, Status> {
+    async fn create_container(
+        &self,
+        request: Request<v1::CreateContainerRequest>,
+    ) -> Result<Response<v1::CreateContainerResponse>, Status> {
         delegate!(self, request, "CreateContainer", on_create_container)
     }
 
-    async fn start_container(&self, request: Request<v1::StartContainerRequest>) -> Result<Response<v1::StartContainerResponse>, Status> {
+    async fn start_container(
+        &self,
+        request: Request<v1::StartContainerRequest>,
+    ) -> Result<Response<v1::StartContainerResponse>, Status> {
         delegate!(self, request, "StartContainer", on_start_container)
     }
 
-    async fn stop_container(&self, request: Request<v1::StopContainerRequest>) -> Result<Response<v1::StopContainerResponse>, Status> {
+    async fn stop_container(
+        &self,
+        request: Request<v1::StopContainerRequest>,
+    ) -> Result<Response<v1::StopContainerResponse>, Status> {
         delegate!(self, request, "StopContainer", on_stop_container)
     }
 
-    async fn remove_container(&self, request: Request<v1::RemoveContainerRequest>) -> Result<Response<v1::RemoveContainerResponse>, Status> {
+    async fn remove_container(
+        &self,
+        request: Request<v1::RemoveContainerRequest>,
+    ) -> Result<Response<v1::RemoveContainerResponse>, Status> {
         delegate!(self, request, "RemoveContainer", on_remove_container)
     }
 
-    async fn list_containers(&self, request: Request<v1::ListContainersRequest>) -> Result<Response<v1::ListContainersResponse>, Status> {
+    async fn list_containers(
+        &self,
+        request: Request<v1::ListContainersRequest>,
+    ) -> Result<Response<v1::ListContainersResponse>, Status> {
         delegate!(self, request, "ListContainers", on_list_containers)
     }
 
-    async fn container_status(&self, request: Request<v1::ContainerStatusRequest>) -> Result<Response<v1::ContainerStatusResponse>, Status> {
+    async fn container_status(
+        &self,
+        request: Request<v1::ContainerStatusRequest>,
+    ) -> Result<Response<v1::ContainerStatusResponse>, Status> {
         delegate!(self, request, "ContainerStatus", on_container_status)
     }
 
-    async fn reopen_container_log(&self, request: Request<v1::ReopenContainerLogRequest>) -> Result<Response<v1::ReopenContainerLogResponse>, Status> {
+    async fn reopen_container_log(
+        &self,
+        request: Request<v1::ReopenContainerLogRequest>,
+    ) -> Result<Response<v1::ReopenContainerLogResponse>, Status> {
         delegate!(self, request, "ReopenContainerLog", on_reopen_container_log)
     }
 
-    async fn exec_sync(&self, request: Request<v1::ExecSyncRequest>) -> Result<Response<v1::ExecSyncResponse>, Status> {
+    async fn exec_sync(
+        &self,
+        request: Request<v1::ExecSyncRequest>,
+    ) -> Result<Response<v1::ExecSyncResponse>, Status> {
         delegate!(self, request, "ExecSync", on_exec_sync)
     }
 
-    async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
+    async fn status(
+        &self,
+        request: Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::StatusResponse>, Status> {
         delegate!(self, request, "Status", on_status)
     }
 
-    async fn runtime_config(&self, request: Request<v1::RuntimeConfigRequest>) -> Result<Response<v1::RuntimeConfigResponse>, Status> {
+    async fn runtime_config(
+        &self,
+        request: Request<v1::RuntimeConfigRequest>,
+    ) -> Result<Response<v1::RuntimeConfigResponse>, Status> {
         delegate!(self, request, "RuntimeConfig", on_runtime_config)
     }
 }
@@ -213,19 +277,31 @@ impl v1::image_service_server::ImageService for Server {
         traced("ImageFsInfo", async { self.on_image_fs_info() }).await
     }
 
-    async fn list_images(&self, request: Request<v1::ListImagesRequest>) -> Result<Response<v1::ListImagesResponse>, Status> {
+    async fn list_images(
+        &self,
+        request: Request<v1::ListImagesRequest>,
+    ) -> Result<Response<v1::ListImagesResponse>, Status> {
         delegate!(self, request, "ListImages", on_list_images)
     }
 
-    async fn image_status(&self, request: Request<v1::ImageStatusRequest>) -> Result<Response<v1::ImageStatusResponse>, Status> {
+    async fn image_status(
+        &self,
+        request: Request<v1::ImageStatusRequest>,
+    ) -> Result<Response<v1::ImageStatusResponse>, Status> {
         delegate!(self, request, "ImageStatus", on_image_status)
     }
 
-    async fn pull_image(&self, request: Request<v1::PullImageRequest>) -> Result<Response<v1::PullImageResponse>, Status> {
+    async fn pull_image(
+        &self,
+        request: Request<v1::PullImageRequest>,
+    ) -> Result<Response<v1::PullImageResponse>, Status> {
         delegate!(self, request, "PullImage", on_pull_image)
     }
 
-    async fn remove_image(&self, request: Request<v1::RemoveImageRequest>) -> Result<Response<v1::RemoveImageResponse>, Status> {
+    async fn remove_image(
+        &self,
+        request: Request<v1::RemoveImageRequest>,
+    ) -> Result<Response<v1::RemoveImageResponse>, Status> {
         delegate!(self, request, "RemoveImage", on_remove_image)
     }
 }

@@ -33,7 +33,8 @@ fn the_readme_tells_which_calls_are_served() {
         .iter()
         .map(|call| {
             let word = if call.served { "served" } else { "`Unimplemented`" };
-            let old = if deprecated.contains(&(call.service, call.name)) { word } else { "not in it" };
+            let old =
+                if deprecated.contains(&(call.service, call.name)) { word } else { "not in it" };
             format!("| {} | {} | {word} | {old} |", call.service, call.name)
         })
         .collect();

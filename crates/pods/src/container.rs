@@ -16,9 +16,15 @@ use crate::{
 
 impl PodTask {
     /// Makes a container: everything about it is checked, nothing of it runs.
-    pub(crate) async fn create_container(&mut self, config: ContainerConfig) -> Result<ContainerId> {
+    pub(crate) async fn create_container(
+        &mut self,
+        config: ContainerConfig,
+    ) -> Result<ContainerId> {
         if !self.record.is_ready() {
-            return Err(Error::WrongState(format!("sandbox {} is not ready: a container cannot be made in it", self.id())));
+            return Err(Error::WrongState(format!(
+                "sandbox {} is not ready: a container cannot be made in it",
+                self.id()
+            )));
         }
         if let Some(existing) = self.same_name(&config).await? {
             return Ok(existing);
@@ -40,7 +46,9 @@ impl PodTask {
     /// it was not started; one that has ended makes way.
     async fn same_name(&mut self, config: &ContainerConfig) -> Result<Option<ContainerId>> {
         let same = |s: &&Slot| s.record.config.metadata == config.metadata;
-        let Some(record) = self.containers.values().find(same).map(|s| s.record.clone()) else { return Ok(None) };
+        let Some(record) = self.containers.values().find(same).map(|s| s.record.clone()) else {
+            return Ok(None);
+        };
         match record.state {
             ContainerState::Created if record.config == *config => Ok(Some(record.id.clone())),
             ContainerState::Exited(_) | ContainerState::Unknown => {
@@ -63,14 +71,23 @@ impl PodTask {
 
     fn validate(&self, config: &ContainerConfig) -> Result<()> {
         refuse_selinux(config.security.selinux.as_ref())?;
-        if matches!(config.security.apparmor, Some(Profile::Localhost(_))) && !spec::apparmor_is_active() {
-            return Err(Error::Invalid("an AppArmor profile was asked for, but AppArmor is not active here".to_owned()));
+        if matches!(config.security.apparmor, Some(Profile::Localhost(_)))
+            && !spec::apparmor_is_active()
+        {
+            return Err(Error::Invalid(
+                "an AppArmor profile was asked for, but AppArmor is not active here".to_owned(),
+            ));
         }
         if config.security.namespaces.user.is_some() {
-            return Err(Error::Invalid("user namespaces are not supported by this runtime handler".to_owned()));
+            return Err(Error::Invalid(
+                "user namespaces are not supported by this runtime handler".to_owned(),
+            ));
         }
         if !config.cdi_devices.is_empty() {
-            return Err(Error::Invalid(format!("the CDI device \"{}\" is not known", config.cdi_devices[0])));
+            return Err(Error::Invalid(format!(
+                "the CDI device \"{}\" is not known",
+                config.cdi_devices[0]
+            )));
         }
         if let Some(mount) = config.mounts.iter().find(|m| m.image.is_some()) {
             return Err(Error::Invalid(format!(
@@ -84,7 +101,12 @@ impl PodTask {
         Ok(())
     }
 
-    async fn make(&mut self, id: &ContainerId, config: ContainerConfig, image: &Arc<Image>) -> Result<()> {
+    async fn make(
+        &mut self,
+        id: &ContainerId,
+        config: ContainerConfig,
+        image: &Arc<Image>,
+    ) -> Result<()> {
         let bundle = self.files.bundle(id);
         let built = spec::build(self, id, &config, image).await?;
         let record = ContainerRecord {
@@ -92,8 +114,16 @@ impl PodTask {
             sandbox_id: self.id().clone(),
             image: ImageRef {
                 id: image.id,
-                reference: image.repo_digests.first().cloned().unwrap_or_else(|| image.id.to_string()),
-                name: image.repo_tags.first().cloned().unwrap_or_else(|| config.image.image.clone()),
+                reference: image
+                    .repo_digests
+                    .first()
+                    .cloned()
+                    .unwrap_or_else(|| image.id.to_string()),
+                name: image
+                    .repo_tags
+                    .first()
+                    .cloned()
+                    .unwrap_or_else(|| config.image.image.clone()),
                 layers: image.layers.clone(),
             },
             created_at_ns: self.inner.clock.now_ns(),
@@ -115,15 +145,19 @@ impl PodTask {
         let spec::Built { config_json, process_json, volumes, .. } = built;
         blocking(move || {
             crate::files::make_dir(&bundle.join("rootfs"))?;
-            for (file, text) in [(spec::SPEC_FILE, config_json), (spec::PROCESS_FILE, process_json)] {
+            for (file, text) in [(spec::SPEC_FILE, config_json), (spec::PROCESS_FILE, process_json)]
+            {
                 let path = bundle.join(file);
-                std::fs::write(&path, text).map_err(|source| Error::File { what: "write", path, source })?;
+                std::fs::write(&path, text).map_err(|source| Error::File {
+                    what: "write",
+                    path,
+                    source,
+                })?;
             }
-            inner
-                .services
-                .snapshots
-                .prepare(&key, &layers)
-                .map_err(|source| Error::Snapshot { what: format!("prepare the root of container {key}"), source })?;
+            inner.services.snapshots.prepare(&key, &layers).map_err(|source| Error::Snapshot {
+                what: format!("prepare the root of container {key}"),
+                source,
+            })?;
             inner.make_volumes(&layers, &volumes)
         })
         .await?;
@@ -145,7 +179,9 @@ impl PodTask {
 
     /// Starts a container.
     pub(crate) async fn start_container(&mut self, id: &ContainerId) -> Result<()> {
-        let Some(slot) = self.containers.get(id) else { return Err(Error::NoContainer(id.to_string())) };
+        let Some(slot) = self.containers.get(id) else {
+            return Err(Error::NoContainer(id.to_string()));
+        };
         if slot.record.state != ContainerState::Created {
             return Err(Error::WrongState(format!(
                 "container {id} is {}, it can be started only once",
@@ -153,9 +189,13 @@ impl PodTask {
             )));
         }
         if !self.record.is_ready() {
-            return Err(Error::WrongState(format!("sandbox {} is not ready: container {id} cannot be started", self.id())));
+            return Err(Error::WrongState(format!(
+                "sandbox {} is not ready: container {id} cannot be started",
+                self.id()
+            )));
         }
-        let span = info_span!("container", container = %id, name = %slot.record.config.metadata.name);
+        let span =
+            info_span!("container", container = %id, name = %slot.record.config.metadata.name);
         self.start(id).instrument(span).await
     }
 
@@ -201,12 +241,9 @@ impl PodTask {
         })?;
         let bundle = self.files.bundle(id);
         let group = spec::make_cgroup(&self.inner, &record, &bundle).await?;
-        let active = self
-            .inner
-            .services
-            .snapshots
-            .get(id)
-            .ok_or_else(|| Error::WrongState(format!("the root file system of container {id} is gone")))?;
+        let active = self.inner.services.snapshots.get(id).ok_or_else(|| {
+            Error::WrongState(format!("the root file system of container {id} is gone"))
+        })?;
         let request = StartContainer {
             id: id.clone(),
             rootfs_target: bundle.join("rootfs"),
@@ -238,11 +275,9 @@ impl PodTask {
 
     fn target(&self, id: &str) -> Result<ContainerId> {
         let running = |s: &&Slot| s.record.id.as_str().starts_with(id) && s.record.may_run();
-        self.containers
-            .values()
-            .find(running)
-            .map(|s| s.record.id.clone())
-            .ok_or_else(|| Error::Invalid(format!("the target container \"{id}\" does not run in this sandbox")))
+        self.containers.values().find(running).map(|s| s.record.id.clone()).ok_or_else(|| {
+            Error::Invalid(format!("the target container \"{id}\" does not run in this sandbox"))
+        })
     }
 
     fn log_request(&self, record: &ContainerRecord) -> Result<Option<LogTarget>> {
@@ -261,7 +296,11 @@ impl PodTask {
     }
 
     /// Changes a container's record, keeps it and publishes it.
-    pub(crate) async fn change_container(&mut self, id: &ContainerId, change: impl FnOnce(&mut ContainerRecord)) {
+    pub(crate) async fn change_container(
+        &mut self,
+        id: &ContainerId,
+        change: impl FnOnce(&mut ContainerRecord),
+    ) {
         let Some(slot) = self.containers.get_mut(id) else { return };
         let mut record = (*slot.record).clone();
         change(&mut record);
@@ -288,17 +327,15 @@ impl PodTask {
         let (inner, bundle, id, sandbox) =
             (self.inner.clone(), self.files.bundle(id), id.clone(), self.id().clone());
         blocking(move || {
-            inner
-                .services
-                .snapshots
-                .remove(&id)
-                .map_err(|source| Error::Snapshot { what: format!("remove the root of container {id}"), source })?;
+            inner.services.snapshots.remove(&id).map_err(|source| Error::Snapshot {
+                what: format!("remove the root of container {id}"),
+                source,
+            })?;
             crate::files::remove_dir(&bundle)?;
             crate::files::remove_dir(&inner.volumes_dir(&id))?;
-            inner
-                .container_store
-                .remove(&container_key(&sandbox, &id))
-                .map_err(|source| Error::Record { what: format!("the removal of container {id}"), source })
+            inner.container_store.remove(&container_key(&sandbox, &id)).map_err(|source| {
+                Error::Record { what: format!("the removal of container {id}"), source }
+            })
         })
         .await
     }
@@ -309,7 +346,9 @@ impl PodTask {
 pub(crate) fn refuse_selinux(options: Option<&SelinuxOptions>) -> Result<()> {
     let asked = options.is_some_and(|o| *o != SelinuxOptions::default());
     if asked && !std::path::Path::new("/sys/fs/selinux/enforce").exists() {
-        return Err(Error::Invalid("SELinux options were given, but SELinux is not active here".to_owned()));
+        return Err(Error::Invalid(
+            "SELinux options were given, but SELinux is not active here".to_owned(),
+        ));
     }
     Ok(())
 }
@@ -317,7 +356,9 @@ pub(crate) fn refuse_selinux(options: Option<&SelinuxOptions>) -> Result<()> {
 fn check_log_path(path: &str) -> Result<()> {
     let bad = path.starts_with('/') || path.contains('\0') || path.split('/').any(|p| p == "..");
     if bad {
-        return Err(Error::Invalid(format!("log_path: \"{path}\" must be relative and stay in the log directory")));
+        return Err(Error::Invalid(format!(
+            "log_path: \"{path}\" must be relative and stay in the log directory"
+        )));
     }
     Ok(())
 }
@@ -335,13 +376,23 @@ fn state_name(state: &ContainerState) -> &'static str {
 impl Exit {
     /// A container whose process could not be started (containerd's code and reason).
     pub(crate) fn start_error(message: &str, now_ns: i64) -> Self {
-        Self { code: 128, reason: "StartError".to_owned(), message: message.to_owned(), finished_at_ns: now_ns }
+        Self {
+            code: 128,
+            reason: "StartError".to_owned(),
+            message: message.to_owned(),
+            finished_at_ns: now_ns,
+        }
     }
 
     /// A container of whose end no witness is left. A code is never invented: 255 is
     /// the one that the kubelet's other runtimes use for it.
     pub(crate) fn unknown(why: &str, now_ns: i64) -> Self {
-        Self { code: 255, reason: "Unknown".to_owned(), message: why.to_owned(), finished_at_ns: now_ns }
+        Self {
+            code: 255,
+            reason: "Unknown".to_owned(),
+            message: why.to_owned(),
+            finished_at_ns: now_ns,
+        }
     }
 
     /// An end that the monitor saw.

@@ -80,7 +80,10 @@ impl Ending {
             if self.kill_at.is_none_or(|at| now < at) {
                 return Next::Wait;
             }
-            if !wanted && self.remove_waiters.is_empty() && self.stop_waiters.iter().all(Reply::is_closed) {
+            if !wanted
+                && self.remove_waiters.is_empty()
+                && self.stop_waiters.iter().all(Reply::is_closed)
+            {
                 return Next::Abandon;
             }
             self.give_up_at = Some(now + self.patience);
@@ -98,7 +101,8 @@ impl Ending {
     /// Tells those who wait that the container does not end.
     pub(crate) fn fail(self, id: &ContainerId, within: Duration) {
         for waiter in self.stop_waiters.into_iter().chain(self.remove_waiters) {
-            let _ = waiter.send(Err(Error::Timeout { what: format!("killing container {id}"), within }));
+            let _ = waiter
+                .send(Err(Error::Timeout { what: format!("killing container {id}"), within }));
         }
     }
 }
@@ -134,7 +138,11 @@ mod tests {
         ending.kill_within(Duration::ZERO);
         drop(answer);
         assert_eq!(ending.step(Instant::now(), false), Next::Abandon);
-        assert_eq!(ending.step(Instant::now(), true), Next::Kill, "but the end of the sandbox does");
+        assert_eq!(
+            ending.step(Instant::now(), true),
+            Next::Kill,
+            "but the end of the sandbox does"
+        );
     }
 
     #[test]

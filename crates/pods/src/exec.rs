@@ -38,7 +38,12 @@ impl Pods {
     ///
     /// # Cancellation
     /// Where the caller leaves, the command is killed with all that it started.
-    pub async fn exec_sync(&self, id: &str, command: Vec<String>, limit: Duration) -> Result<ExecOutput> {
+    pub async fn exec_sync(
+        &self,
+        id: &str,
+        command: Vec<String>,
+        limit: Duration,
+    ) -> Result<ExecOutput> {
         let Some(name) = command.first().cloned() else {
             return Err(Error::Invalid("the command is empty".to_owned()));
         };
@@ -50,10 +55,11 @@ impl Pods {
             cgroup,
             output_limit: MAX_OUTPUT_BYTES,
         };
-        let output = monitor.exec_sync(&wanted, &process).await.map_err(|source| Error::Monitor {
-            what: format!("execute \"{name}\" in container {}", record.id),
-            source,
-        })?;
+        let output =
+            monitor.exec_sync(&wanted, &process).await.map_err(|source| Error::Monitor {
+                what: format!("execute \"{name}\" in container {}", record.id),
+                source,
+            })?;
         if output.end.timed_out {
             return Err(Error::ExecTimeout { command: name, within: limit });
         }
@@ -85,17 +91,24 @@ impl Pods {
     fn running(&self, id: &str, consequence: &str) -> Result<(Arc<ContainerRecord>, Monitor)> {
         let (record, handle) = self.owned(id)?.ok_or_else(|| Error::NoContainer(id.to_owned()))?;
         if !matches!(record.state, ContainerState::Running { .. }) {
-            return Err(Error::WrongState(format!("container {} does not run: {consequence}", record.id)));
+            return Err(Error::WrongState(format!(
+                "container {} does not run: {consequence}",
+                record.id
+            )));
         }
-        let monitor = handle
-            .monitor()
-            .ok_or_else(|| Error::WrongState(format!("the monitor of container {} is dead", record.id)))?;
+        let monitor = handle.monitor().ok_or_else(|| {
+            Error::WrongState(format!("the monitor of container {} is dead", record.id))
+        })?;
         Ok((record, monitor))
     }
 
     /// The process of the container's specification with another command, and the
     /// cgroups that it goes into.
-    async fn prepare_exec(&self, record: &ContainerRecord, command: Vec<String>) -> Result<(Vec<u8>, ExecCgroup)> {
+    async fn prepare_exec(
+        &self,
+        record: &ContainerRecord,
+        command: Vec<String>,
+    ) -> Result<(Vec<u8>, ExecCgroup)> {
         let path = self.bundle(record).join(spec::PROCESS_FILE);
         let (inner, cgroup) = (self.inner.clone(), record.cgroup.clone());
         blocking(move || {
@@ -104,7 +117,8 @@ impl Pods {
             let own: oci_spec::runtime::Process =
                 serde_json::from_slice(&text).map_err(|e| failed(std::io::Error::other(e)))?;
             let process = container_spec::exec_process(&own, &command, false);
-            let json = serde_json::to_vec(&process).map_err(|e| failed(std::io::Error::other(e)))?;
+            let json =
+                serde_json::to_vec(&process).map_err(|e| failed(std::io::Error::other(e)))?;
             Ok((json, spec::exec_cgroup(&inner, &cgroup)?))
         })
         .await
@@ -128,4 +142,3 @@ impl Pods {
         self.inner.clock.now_ns()
     }
 }
-

@@ -66,7 +66,8 @@ impl PodFiles {
 
     /// Makes the sandbox's directories.
     pub(crate) fn create(&self) -> Result<()> {
-        for dir in [self.dir.clone(), self.dir.join("ns"), self.dir.join("containers"), self.shm()] {
+        for dir in [self.dir.clone(), self.dir.join("ns"), self.dir.join("containers"), self.shm()]
+        {
             make_dir(&dir)?;
         }
         Ok(())
@@ -105,7 +106,10 @@ impl PodFiles {
     /// sandbox needs. Whatever is gone already is no error.
     pub(crate) fn release(&self, netns: Option<&Path>) -> Result<()> {
         unmount_all(&self.shm())?;
-        for pin in [Some(self.ipc_ns().as_path()), Some(self.uts_ns().as_path()), netns].into_iter().flatten() {
+        for pin in [Some(self.ipc_ns().as_path()), Some(self.uts_ns().as_path()), netns]
+            .into_iter()
+            .flatten()
+        {
             unmount_all(pin)?;
             remove_file(pin)?;
         }
@@ -120,20 +124,20 @@ impl PodFiles {
 
 /// Makes a directory of ours, mode 0700, with its parents.
 pub(crate) fn make_dir(path: &Path) -> Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|source| Error::File { what: "create directory", path: path.to_owned(), source })
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| Error::File {
+        what: "create directory",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Makes a directory that others look into, mode 0755, with its parents.
 pub(crate) fn make_public_dir(path: &Path) -> Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(path)
-        .map_err(|source| Error::File { what: "create directory", path: path.to_owned(), source })
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(|source| Error::File {
+        what: "create directory",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Deletes a directory with all in it; one that is not there is no error.
@@ -164,8 +168,16 @@ fn unmount_all(path: &Path) -> Result<()> {
         match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
             Ok(()) => {}
             // Not a mount point (any more), or not there at all.
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(()),
-            Err(e) => return Err(Error::File { what: "unmount", path: path.to_owned(), source: e.into() }),
+            Err(
+                rustix::io::Errno::INVAL | rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR,
+            ) => return Ok(()),
+            Err(e) => {
+                return Err(Error::File {
+                    what: "unmount",
+                    path: path.to_owned(),
+                    source: e.into(),
+                });
+            }
         }
     }
     Ok(())

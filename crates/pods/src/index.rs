@@ -82,7 +82,11 @@ fn has_labels(labels: &BTreeMap<String, String>, wanted: &HashMap<String, String
 }
 
 /// Finds the one entry whose id is, or starts with, `id`.
-fn find<'a, K, V>(map: &'a BTreeMap<K, V>, id: &str, text: impl Fn(&K) -> &str) -> Result<Option<(&'a K, &'a V)>>
+fn find<'a, K, V>(
+    map: &'a BTreeMap<K, V>,
+    id: &str,
+    text: impl Fn(&K) -> &str,
+) -> Result<Option<(&'a K, &'a V)>>
 where
     K: Ord,
 {
@@ -118,7 +122,10 @@ impl Index {
         Ok(find(&inner.sandboxes, id, SandboxId::as_str)?.map(|(_, (r, h))| (r.clone(), h.clone())))
     }
 
-    pub(crate) fn container(&self, id: &str) -> Result<Option<(Arc<ContainerRecord>, Option<PodHandle>)>> {
+    pub(crate) fn container(
+        &self,
+        id: &str,
+    ) -> Result<Option<(Arc<ContainerRecord>, Option<PodHandle>)>> {
         let inner = self.inner.read();
         Ok(find(&inner.containers, id, ContainerId::as_str)?
             .map(|(_, r)| (r.clone(), inner.sandboxes.get(&r.sandbox_id).map(|(_, h)| h.clone()))))

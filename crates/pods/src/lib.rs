@@ -29,10 +29,12 @@ mod volumes;
 pub use error::{Error, Result};
 pub use exec::ExecOutput;
 pub use index::{ContainerFilter, SandboxFilter, StateKind};
-pub use record::{ContainerRecord, ContainerState, Exit, ImageRef, SandboxPhase, SandboxRecord, User};
+pub use record::{
+    ContainerRecord, ContainerState, Exit, ImageRef, SandboxPhase, SandboxRecord, User,
+};
 pub use recover::Recovered;
-pub use spec::supports_recursive_read_only;
 pub use service::{Options, Pods, Services};
+pub use spec::supports_recursive_read_only;
 
 /// The name of the native runtime handler, also reached by an empty name.
 pub const DEFAULT_HANDLER: &str = "corten";

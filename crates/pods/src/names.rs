@@ -66,7 +66,9 @@ impl Names {
     pub(crate) fn claim(&self, config: &Arc<SandboxConfig>) -> Result<(Claim, Option<Join>)> {
         let mut entries = self.entries.lock();
         match entries.get(&config.metadata) {
-            Some(Entry::InFlight(other)) if other.config == *config => Ok((Claim::Join(Join(other.result.clone())), None)),
+            Some(Entry::InFlight(other)) if other.config == *config => {
+                Ok((Claim::Join(Join(other.result.clone())), None))
+            }
             Some(Entry::InFlight(_)) => Err(Error::NameTaken(format!(
                 "another sandbox is being made for attempt {} of pod {}/{}",
                 config.metadata.attempt, config.metadata.namespace, config.metadata.name

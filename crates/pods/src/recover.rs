@@ -14,8 +14,8 @@ use std::{
 use monitor_client::{ContainerPhase, ContainerState as Report, MonitorState};
 use tracing::{Instrument, info, warn};
 use types::{
-    ContainerConfig, ContainerId, ContainerMetadata, ContainerSecurity, Digest, ImageId, ImageSpec, LinuxResources,
-    SandboxConfig, SandboxId, SandboxMetadata, SandboxSecurity,
+    ContainerConfig, ContainerId, ContainerMetadata, ContainerSecurity, Digest, ImageId, ImageSpec,
+    LinuxResources, SandboxConfig, SandboxId, SandboxMetadata, SandboxSecurity,
 };
 
 use crate::{
@@ -85,8 +85,11 @@ impl Pods {
             Err(error) => warn!(error = %telemetry::chain(&error), "the network was not swept"),
         }
         let inner = self.inner.clone();
-        let kept: BTreeSet<ContainerId> =
-            self.containers(&crate::ContainerFilter::default()).iter().map(|r| r.id.clone()).collect();
+        let kept: BTreeSet<ContainerId> = self
+            .containers(&crate::ContainerFilter::default())
+            .iter()
+            .map(|r| r.id.clone())
+            .collect();
         let swept = blocking(move || {
             for id in inner.services.snapshots.actives() {
                 if !kept.contains(&id)
@@ -110,7 +113,9 @@ impl Pods {
 fn sweep_directories(inner: &Inner, known: &[SandboxId]) {
     let Ok(entries) = std::fs::read_dir(inner.options.state.join("pods")) else { return };
     for entry in entries.flatten() {
-        let Some(id) = entry.file_name().to_str().and_then(|n| n.parse::<SandboxId>().ok()) else { continue };
+        let Some(id) = entry.file_name().to_str().and_then(|n| n.parse::<SandboxId>().ok()) else {
+            continue;
+        };
         if known.contains(&id) {
             continue;
         }
@@ -126,13 +131,17 @@ fn load(inner: &Inner) -> Result<(BTreeMap<SandboxId, Found>, usize)> {
     let failed = |what: &'static str| move |source| Error::Record { what: what.to_owned(), source };
     let mut found = BTreeMap::new();
     let mut damaged = 0;
-    for loaded in inner.sandbox_store.load_all::<SandboxRecord>().map_err(failed("the sandboxes"))? {
+    for loaded in
+        inner.sandbox_store.load_all::<SandboxRecord>().map_err(failed("the sandboxes"))?
+    {
         let Ok(id) = loaded.name.parse::<SandboxId>() else { continue };
         let sandbox = match loaded.value {
             Ok(record) if record.id == id => record,
             other => {
                 damaged += 1;
-                let why = other.err().map_or_else(|| "names another sandbox".to_owned(), |e| telemetry::chain(&e));
+                let why = other
+                    .err()
+                    .map_or_else(|| "names another sandbox".to_owned(), |e| telemetry::chain(&e));
                 warn!(sandbox = %id, "its record {why}; it is listed as not ready");
                 stand_in_sandbox(inner, &id, loaded.modified_ns, &why)
             }
@@ -140,13 +149,17 @@ fn load(inner: &Inner) -> Result<(BTreeMap<SandboxId, Found>, usize)> {
         inner.clock.observe(sandbox.created_at_ns);
         found.insert(id, Found { sandbox, containers: Vec::new() });
     }
-    for loaded in inner.container_store.load_all::<ContainerRecord>().map_err(failed("the containers"))? {
+    for loaded in
+        inner.container_store.load_all::<ContainerRecord>().map_err(failed("the containers"))?
+    {
         let Some((sandbox_id, id)) = parse_key(&loaded.name) else { continue };
         let record = match loaded.value {
             Ok(record) if record.id == id && record.sandbox_id == sandbox_id => record,
             other => {
                 damaged += 1;
-                let why = other.err().map_or_else(|| "names another container".to_owned(), |e| telemetry::chain(&e));
+                let why = other
+                    .err()
+                    .map_or_else(|| "names another container".to_owned(), |e| telemetry::chain(&e));
                 warn!(container = %id, "its record {why}; it is listed as unknown");
                 stand_in_container(&sandbox_id, &id, loaded.modified_ns, &why)
             }
@@ -207,7 +220,12 @@ fn stand_in_sandbox(inner: &Inner, id: &SandboxId, created_at_ns: i64, why: &str
     }
 }
 
-fn stand_in_container(sandbox_id: &SandboxId, id: &ContainerId, created_at_ns: i64, why: &str) -> ContainerRecord {
+fn stand_in_container(
+    sandbox_id: &SandboxId,
+    id: &ContainerId,
+    created_at_ns: i64,
+    why: &str,
+) -> ContainerRecord {
     let none = ImageId(Digest::from_bytes([0; 32]));
     ContainerRecord {
         config: ContainerConfig {
@@ -230,7 +248,12 @@ fn stand_in_container(sandbox_id: &SandboxId, id: &ContainerId, created_at_ns: i
             resources: LinuxResources::default(),
             security: ContainerSecurity::default(),
         },
-        image: ImageRef { id: none, reference: none.to_string(), name: none.to_string(), layers: Vec::new() },
+        image: ImageRef {
+            id: none,
+            reference: none.to_string(),
+            name: none.to_string(),
+            layers: Vec::new(),
+        },
         created_at_ns: created_at_ns.max(1),
         started_at_ns: 0,
         state: ContainerState::Unknown,
@@ -264,7 +287,9 @@ async fn recover_pod(inner: &Arc<Inner>, found: Found) -> Outcome {
         task.kill_all().await;
         match crate::run::undo(&mut task).await {
             Ok(()) => return Outcome::Undone,
-            Err(error) => warn!(error = %telemetry::chain(&error), "completing an interrupted change failed; it is listed"),
+            Err(error) => {
+                warn!(error = %telemetry::chain(&error), "completing an interrupted change failed; it is listed")
+            }
         }
     }
     task.take_up(reports.as_ref(), same_boot).await;
@@ -278,7 +303,8 @@ impl PodTask {
     /// Connects to the pod's monitor and asks what runs. `None` means that it is dead.
     pub(crate) async fn adopt(&mut self) -> Option<MonitorState> {
         let asked = async {
-            let (monitor, events) = self.inner.services.monitors.adopt(self.id(), self.files.dir()).await?;
+            let (monitor, events) =
+                self.inner.services.monitors.adopt(self.id(), self.files.dir()).await?;
             let state = monitor.state().await?;
             Ok::<_, monitor_client::MonitorError>((monitor, events, state))
         };
@@ -339,15 +365,26 @@ impl PodTask {
             ContainerState::Exited(Exit::from_monitor(exit, record.started_at_ns))
         };
         match (&record.state, report, exit) {
-            (ContainerState::Created | ContainerState::Exited(_) | ContainerState::Unknown, _, _) => record.state.clone(),
-            (_, Some(Report { phase: ContainerPhase::Starting | ContainerPhase::Running, pid, .. }), _) => {
-                ContainerState::Running { pid: *pid }
+            (
+                ContainerState::Created | ContainerState::Exited(_) | ContainerState::Unknown,
+                _,
+                _,
+            ) => record.state.clone(),
+            (
+                _,
+                Some(Report {
+                    phase: ContainerPhase::Starting | ContainerPhase::Running, pid, ..
+                }),
+                _,
+            ) => ContainerState::Running { pid: *pid },
+            (_, Some(Report { phase: ContainerPhase::Exited(exit), .. }), _)
+            | (_, _, Some(exit)) => ended(exit),
+            _ if !same_boot => {
+                ContainerState::Exited(self.unknown_exit("the machine was restarted"))
             }
-            (_, Some(Report { phase: ContainerPhase::Exited(exit), .. }), _) | (_, _, Some(exit)) => ended(exit),
-            _ if !same_boot => ContainerState::Exited(self.unknown_exit("the machine was restarted")),
-            (ContainerState::Starting, _, _) => {
-                ContainerState::Exited(self.unknown_exit("the daemon was interrupted while it started the container"))
-            }
+            (ContainerState::Starting, _, _) => ContainerState::Exited(
+                self.unknown_exit("the daemon was interrupted while it started the container"),
+            ),
             _ => ContainerState::Exited(self.unknown_exit("its monitor is gone")),
         }
     }

@@ -24,6 +24,9 @@ use crate::{
 /// not kill the process that tells how its containers ended.
 const MONITORS_CGROUP: &str = "monitors";
 
+/// How long a monitor that was told to end is waited for.
+const MONITOR_END: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// Refuses what cannot be, before a name is claimed.
 pub(crate) fn validate(inner: &Inner, config: &SandboxConfig) -> Result<()> {
     if !config.runtime_handler.is_empty() && config.runtime_handler != crate::DEFAULT_HANDLER {
@@ -31,16 +34,23 @@ pub(crate) fn validate(inner: &Inner, config: &SandboxConfig) -> Result<()> {
     }
     let namespaces = &config.security.namespaces;
     if namespaces.user.is_some() {
-        return Err(Error::Invalid("user namespaces are not supported by this runtime handler".to_owned()));
+        return Err(Error::Invalid(
+            "user namespaces are not supported by this runtime handler".to_owned(),
+        ));
     }
     if let PidMode::Target(_) = namespaces.pid {
-        return Err(Error::Invalid("a sandbox cannot use the PID namespace of a container".to_owned()));
+        return Err(Error::Invalid(
+            "a sandbox cannot use the PID namespace of a container".to_owned(),
+        ));
     }
     cgroups::validate_parent(cgroups::Driver::Cgroupfs, &config.cgroup_parent)
         .map_err(|e| Error::Invalid(format!("cgroup_parent: {e}")))?;
     container_spec::validate_sandbox(config).map_err(|e| Error::Invalid(telemetry::chain(&e)))?;
     if !config.log_directory.is_empty() && !Path::new(&config.log_directory).is_absolute() {
-        return Err(Error::Invalid(format!("log_directory: \"{}\" is not an absolute path", config.log_directory)));
+        return Err(Error::Invalid(format!(
+            "log_directory: \"{}\" is not an absolute path",
+            config.log_directory
+        )));
     }
     crate::container::refuse_selinux(config.security.selinux.as_ref())?;
     let _ = inner;
@@ -118,7 +128,8 @@ async fn build(task: &mut PodTask) -> Result<()> {
 }
 
 async fn write_files(task: &PodTask) -> Result<()> {
-    let (files, record, size) = (task.files.clone(), task.record.clone(), task.inner.options.shm_size_bytes);
+    let (files, record, size) =
+        (task.files.clone(), task.record.clone(), task.inner.options.shm_size_bytes);
     let netns_dir = task.inner.options.netns_dir.clone();
     blocking(move || {
         files.create()?;
@@ -126,7 +137,9 @@ async fn write_files(task: &PodTask) -> Result<()> {
             crate::files::make_public_dir(&netns_dir)?;
         }
         let config = &record.config;
-        if let Some(text) = container_spec::files::resolv_conf(config.dns.as_ref()).map_err(|e| Error::Invalid(telemetry::chain(&e)))? {
+        if let Some(text) = container_spec::files::resolv_conf(config.dns.as_ref())
+            .map_err(|e| Error::Invalid(telemetry::chain(&e)))?
+        {
             files.write_public(&files.resolv_conf(), &text)?;
         } else {
             files.copy_public(Path::new("/etc/resolv.conf"), &files.resolv_conf())?;
@@ -172,7 +185,8 @@ async fn make_namespaces(task: &mut PodTask) -> Result<()> {
     let own_net = task.record.netns.is_some();
     let reaper = if namespaces.pid == PidMode::Pod {
         let path = format!("{}/{}", task.record.cgroup_parent, task.id());
-        let cgroup = CgroupPlacement { procs_files: task.inner.ensure_cgroup(path).await?, v2_dir: None };
+        let cgroup =
+            CgroupPlacement { procs_files: task.inner.ensure_cgroup(path).await?, v2_dir: None };
         Some(ReaperRequest { cgroup })
     } else {
         None
@@ -210,11 +224,12 @@ async fn attach(task: &PodTask) -> Result<Option<network::Attachment>> {
         cgroup_parent: config.cgroup_parent.clone(),
         hostname: config.hostname.clone(),
     };
-    let attachment = task.inner.services.network.attach(&request).await.map_err(|source| Error::Network {
-        what: "set up",
-        id: task.id().to_string(),
-        source,
-    })?;
+    let attachment =
+        task.inner.services.network.attach(&request).await.map_err(|source| Error::Network {
+            what: "set up",
+            id: task.id().to_string(),
+            source,
+        })?;
     let (files, record) = (task.files.clone(), task.record.clone());
     let ips = attachment.ips.clone();
     blocking(move || {
@@ -240,15 +255,17 @@ impl PodTask {
         self.shut_monitor_down().await;
         let (files, netns) = (self.files.clone(), self.record.netns.clone());
         let mounts = blocking(move || files.release(netns.as_deref())).await;
-        let cgroup = self.inner.remove_cgroup(format!("{}/{}", self.record.cgroup_parent, self.id())).await;
+        let cgroup =
+            self.inner.remove_cgroup(format!("{}/{}", self.record.cgroup_parent, self.id())).await;
         if self.record.owns_cgroup_parent {
             // Another pod may use it by now: only an empty one goes.
             let parent = self.record.cgroup_parent.clone();
-            self.inner.cgroup_step("remove cgroup", parent, |group| {
-                group.remove_if_empty();
-                Ok(())
-            })
-            .await?;
+            self.inner
+                .cgroup_step("remove cgroup", parent, |group| {
+                    group.remove_if_empty();
+                    Ok(())
+                })
+                .await?;
         }
         network.and(mounts).and(cgroup)
     }
@@ -271,7 +288,11 @@ impl PodTask {
             Ok(()) => {}
             Err(source) if self.detach_failures == 0 && !self.removal_is_asked() => {
                 self.detach_failures += 1;
-                return Err(Error::Network { what: "tear down", id: self.id().to_string(), source });
+                return Err(Error::Network {
+                    what: "tear down",
+                    id: self.id().to_string(),
+                    source,
+                });
             }
             Err(error) => {
                 warn!(error = %telemetry::chain(&error), "the network is still owed; it is tried again in the background");
@@ -299,11 +320,18 @@ impl PodTask {
     async fn shut_monitor_down(&mut self) {
         let Some(monitor) = self.handle.monitor() else { return };
         self.handle.set_monitor(None);
-        self.events = None;
+        let events = self.events.take();
         if let Err(error) = monitor.shutdown().await {
             warn!(error = %telemetry::chain(&error), "the monitor did not stop when told; it is killed");
             if let Err(error) = monitor.kill() {
                 warn!(error = %telemetry::chain(&error), "the monitor was not killed");
+            }
+        }
+        // No process outlives its pod: the end of the connection is the monitor's own.
+        if let Some(mut events) = events {
+            let gone = async { while events.recv().await.is_some() {} };
+            if tokio::time::timeout(MONITOR_END, gone).await.is_err() {
+                warn!("the monitor has not ended yet");
             }
         }
     }
@@ -320,10 +348,10 @@ impl PodTask {
         let (files, inner, id) = (self.files.clone(), self.inner.clone(), self.id().clone());
         blocking(move || {
             files.remove()?;
-            inner
-                .sandbox_store
-                .remove(id.as_str())
-                .map_err(|source| Error::Record { what: format!("the removal of sandbox {id}"), source })
+            inner.sandbox_store.remove(id.as_str()).map_err(|source| Error::Record {
+                what: format!("the removal of sandbox {id}"),
+                source,
+            })
         })
         .await?;
         self.inner.index.forget_sandbox(self.id());
@@ -341,12 +369,19 @@ impl Inner {
 
     /// Makes a cgroup without limits, where it is missing, and returns the files that
     /// a process is placed by.
-    pub(crate) async fn ensure_cgroup(self: &Arc<Self>, path: String) -> Result<Vec<std::path::PathBuf>> {
+    pub(crate) async fn ensure_cgroup(
+        self: &Arc<Self>,
+        path: String,
+    ) -> Result<Vec<std::path::PathBuf>> {
         let inner = self.clone();
         blocking(move || {
             let failed = |source| Error::Cgroup { what: format!("create cgroup {path}"), source };
             let path = path.parse().map_err(failed)?;
-            let created = inner.services.cgroups.create(&path, &cgroups::Resources::default()).map_err(failed)?;
+            let created = inner
+                .services
+                .cgroups
+                .create(&path, &cgroups::Resources::default())
+                .map_err(failed)?;
             Ok(created.cgroup.procs_files())
         })
         .await

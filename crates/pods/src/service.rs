@@ -94,7 +94,8 @@ impl Pods {
             Store::open(&options.root.join(name), kind, RECORD_VERSION)
                 .map_err(|source| Error::Record { what: format!("the {kind}s"), source })
         };
-        let (sandbox_store, container_store) = (open("sandboxes", "sandbox")?, open("containers", "container")?);
+        let (sandbox_store, container_store) =
+            (open("sandboxes", "sandbox")?, open("containers", "container")?);
         make_dir(&options.state.join("pods"))?;
         let inner = Inner {
             options,
@@ -129,7 +130,8 @@ impl Pods {
                     let span = tracing::Span::current();
                     tokio::spawn(
                         async move {
-                            let result = crate::run::create(&inner, &config).await.map_err(Arc::new);
+                            let result =
+                                crate::run::create(&inner, &config).await.map_err(Arc::new);
                             inner.names.settle(&config.metadata, &sender, result);
                         }
                         .instrument(span),
@@ -140,7 +142,9 @@ impl Pods {
                 (Claim::Taken(id), _) => id,
             };
             match self.inner.index.sandbox(id.as_str())? {
-                Some((record, _)) if record.is_ready() && record.config == *config => return Ok(id),
+                Some((record, _)) if record.is_ready() && record.config == *config => {
+                    return Ok(id);
+                }
                 Some((record, _)) if record.is_ready() => {
                     return Err(Error::NameTaken(format!(
                         "sandbox {id} is attempt {} of pod {}/{} already: remove it first",
@@ -190,9 +194,16 @@ impl Pods {
     ///
     /// # Errors
     /// Where a step fails all steps before it have been undone.
-    pub async fn create_container(&self, sandbox: &str, config: ContainerConfig) -> Result<ContainerId> {
-        let (record, handle) =
-            self.inner.index.sandbox(sandbox)?.ok_or_else(|| Error::NoSandbox(sandbox.to_owned()))?;
+    pub async fn create_container(
+        &self,
+        sandbox: &str,
+        config: ContainerConfig,
+    ) -> Result<ContainerId> {
+        let (record, handle) = self
+            .inner
+            .index
+            .sandbox(sandbox)?
+            .ok_or_else(|| Error::NoSandbox(sandbox.to_owned()))?;
         let config = Box::new(config);
         handle
             .ask(|reply| Command::Create { config, reply })
@@ -244,7 +255,11 @@ impl Pods {
     /// # Errors
     /// [`Error::NoContainer`] where there is none.
     pub fn container(&self, id: &str) -> Result<Arc<ContainerRecord>> {
-        self.inner.index.container(id)?.map(|(r, _)| r).ok_or_else(|| Error::NoContainer(id.to_owned()))
+        self.inner
+            .index
+            .container(id)?
+            .map(|(r, _)| r)
+            .ok_or_else(|| Error::NoContainer(id.to_owned()))
     }
 
     /// Lists containers.
@@ -266,7 +281,11 @@ impl Inner {
         }
     }
 
-    pub(crate) async fn write_sandbox(self: &Arc<Self>, record: Arc<SandboxRecord>, how: Durability) -> Result<()> {
+    pub(crate) async fn write_sandbox(
+        self: &Arc<Self>,
+        record: Arc<SandboxRecord>,
+        how: Durability,
+    ) -> Result<()> {
         let inner = self.clone();
         blocking(move || {
             inner
@@ -283,13 +302,19 @@ impl Inner {
         }
     }
 
-    pub(crate) async fn write_container(self: &Arc<Self>, record: Arc<ContainerRecord>) -> Result<()> {
+    pub(crate) async fn write_container(
+        self: &Arc<Self>,
+        record: Arc<ContainerRecord>,
+    ) -> Result<()> {
         let inner = self.clone();
         blocking(move || {
             inner
                 .container_store
                 .put(&container_key(&record.sandbox_id, &record.id), &*record, Durability::Process)
-                .map_err(|source| Error::Record { what: format!("container {}", record.id), source })
+                .map_err(|source| Error::Record {
+                    what: format!("container {}", record.id),
+                    source,
+                })
         })
         .await
     }
@@ -308,7 +333,9 @@ impl Inner {
         self: &Arc<Self>,
         what: &'static str,
         path: String,
-        step: impl FnOnce(&cgroups::Cgroup) -> std::result::Result<(), cgroups::CgroupError> + Send + 'static,
+        step: impl FnOnce(&cgroups::Cgroup) -> std::result::Result<(), cgroups::CgroupError>
+        + Send
+        + 'static,
     ) -> Result<()> {
         if path.is_empty() {
             return Ok(());
@@ -322,7 +349,10 @@ impl Inner {
         .await
     }
 
-    pub(crate) fn task(self: &Arc<Self>, record: SandboxRecord) -> (PodTask, tokio::sync::mpsc::Receiver<Command>) {
+    pub(crate) fn task(
+        self: &Arc<Self>,
+        record: SandboxRecord,
+    ) -> (PodTask, tokio::sync::mpsc::Receiver<Command>) {
         let (handle, queue) = PodHandle::new();
         (PodTask::new(self.clone(), record, handle), queue)
     }
@@ -335,7 +365,9 @@ pub(crate) fn container_key(sandbox: &SandboxId, container: &ContainerId) -> Str
 }
 
 /// Runs what blocks off the async threads.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     match spawn_blocking(work).await {
         Ok(result) => result,
         Err(join) if join.is_panic() => std::panic::resume_unwind(join.into_panic()),

@@ -9,8 +9,8 @@ use std::{
 
 use cgroups::{CgroupPath, DeviceAccess, DeviceKind, DeviceRule, OomFiles, Resources};
 use container_spec::{
-    AppArmorInput, BuiltSpec, CgroupVersion, Namespaces, NodeDevices, PidNamespace, ResolvedUser, SandboxFiles,
-    SeccompInput, SpecInput, Volume,
+    AppArmorInput, BuiltSpec, CgroupVersion, Namespaces, NodeDevices, PidNamespace, ResolvedUser,
+    SandboxFiles, SeccompInput, SpecInput, Volume,
 };
 use monitor_client::{CgroupPlacement, ExecCgroup, ExecId, KillCgroup, OomFile, OomFileKind};
 use oci_spec::runtime::{LinuxDeviceType, LinuxResources, LinuxSeccomp, Spec};
@@ -37,11 +37,20 @@ pub(crate) struct Group {
 }
 
 /// Makes a container's cgroup with the limits of its specification.
-pub(crate) async fn make_cgroup(inner: &Arc<Inner>, record: &ContainerRecord, bundle: &Path) -> Result<Group> {
+pub(crate) async fn make_cgroup(
+    inner: &Arc<Inner>,
+    record: &ContainerRecord,
+    bundle: &Path,
+) -> Result<Group> {
     let (inner, text, file) = (inner.clone(), record.cgroup.clone(), bundle.join(SPEC_FILE));
     blocking(move || {
         let spec = read_spec(&file)?;
-        let resources = spec.linux().as_ref().and_then(|l| l.resources().as_ref()).map(limits).unwrap_or_default();
+        let resources = spec
+            .linux()
+            .as_ref()
+            .and_then(|l| l.resources().as_ref())
+            .map(limits)
+            .unwrap_or_default();
         let failed = |source| Error::Cgroup { what: format!("create cgroup {text}"), source };
         let path: CgroupPath = text.parse().map_err(failed)?;
         let created = inner.services.cgroups.create(&path, &resources).map_err(failed)?;
@@ -53,12 +62,17 @@ pub(crate) async fn make_cgroup(inner: &Arc<Inner>, record: &ContainerRecord, bu
             Some(OomFiles::V1 { oom_control, .. }) => {
                 vec![OomFile { path: oom_control, kind: OomFileKind::V1OomControl }]
             }
-            Some(OomFiles::V2 { events }) => vec![OomFile { path: events, kind: OomFileKind::V2Events }],
+            Some(OomFiles::V2 { events }) => {
+                vec![OomFile { path: events, kind: OomFileKind::V2Events }]
+            }
             None => Vec::new(),
         };
         Ok(Group {
             oom_files,
-            kill: KillCgroup { kill_file: group.kill_file(), procs_file: group.procs_files().pop() },
+            kill: KillCgroup {
+                kill_file: group.kill_file(),
+                procs_file: group.procs_files().pop(),
+            },
             placement: CgroupPlacement { procs_files: group.procs_files(), v2_dir: None },
         })
     })
@@ -104,7 +118,10 @@ fn limits(from: &LinuxResources) -> Resources {
             })
             .collect(),
         unified: from.unified().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
-        devices: from.devices().as_ref().map(|rules| rules.iter().filter_map(device_rule).collect()),
+        devices: from
+            .devices()
+            .as_ref()
+            .map(|rules| rules.iter().filter_map(device_rule).collect()),
     }
 }
 
@@ -128,7 +145,8 @@ fn device_rule(from: &oci_spec::runtime::LinuxDeviceCgroup) -> Option<DeviceRule
 
 /// Whether AppArmor profiles have any effect here.
 pub(crate) fn apparmor_is_active() -> bool {
-    std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|t| t.starts_with('Y'))
+    std::fs::read_to_string("/sys/module/apparmor/parameters/enabled")
+        .is_ok_and(|t| t.starts_with('Y'))
 }
 
 /// A specification, ready to be written.
@@ -151,7 +169,9 @@ pub(crate) async fn build(
     blocking(move || {
         let failed = |source| Error::Spec { id: id.to_string(), source };
         let user = resolve_user(&inner, &config, &image).map_err(|e| match e {
-            UserFailure::View(source) => Error::Snapshot { what: format!("look into image {}", image.id), source },
+            UserFailure::View(source) => {
+                Error::Snapshot { what: format!("look into image {}", image.id), source }
+            }
             UserFailure::User(source) => failed(source.into()),
         })?;
         ensure_mount_sources(&config)?;
@@ -160,7 +180,8 @@ pub(crate) async fn build(
         let own_network = sandbox.netns.is_some();
         let own_ipc = asked.ipc == NamespaceMode::Pod;
         let (ipc, uts, shm) = (files.ipc_ns(), files.uts_ns(), files.shm());
-        let (hostname_file, hosts, resolv_conf) = (files.hostname(), files.hosts(), files.resolv_conf());
+        let (hostname_file, hosts, resolv_conf) =
+            (files.hostname(), files.hosts(), files.resolv_conf());
         let (bundle, volumes) = (files.bundle(&id), inner.volumes_dir(&id));
         let built = container_spec::build(&SpecInput {
             container_id: &id,
@@ -250,12 +271,23 @@ fn ensure_mount_sources(config: &ContainerConfig) -> Result<()> {
     for mount in config.mounts.iter().filter(|m| m.image.is_none()) {
         let source = PathBuf::from(&mount.host_path);
         if !source.is_absolute() {
-            return Err(Error::Invalid(format!("mount on {}: the source \"{}\" is not absolute", mount.container_path, mount.host_path)));
+            return Err(Error::Invalid(format!(
+                "mount on {}: the source \"{}\" is not absolute",
+                mount.container_path, mount.host_path
+            )));
         }
         match std::fs::metadata(&source) {
             Ok(_) => {}
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => crate::files::make_public_dir(&source)?,
-            Err(e) => return Err(Error::File { what: "look at the mount's source", path: source, source: e }),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                crate::files::make_public_dir(&source)?
+            }
+            Err(e) => {
+                return Err(Error::File {
+                    what: "look at the mount's source",
+                    path: source,
+                    source: e,
+                });
+            }
         }
     }
     Ok(())
@@ -266,10 +298,15 @@ fn localhost_profile(config: &ContainerConfig) -> Result<Option<LinuxSeccomp>> {
     let Some(Profile::Localhost(name)) = &config.security.seccomp else { return Ok(None) };
     let path = PathBuf::from(name.strip_prefix("localhost/").unwrap_or(name));
     if !path.is_absolute() {
-        return Err(Error::Invalid(format!("the seccomp profile \"{name}\" is not an absolute path")));
+        return Err(Error::Invalid(format!(
+            "the seccomp profile \"{name}\" is not an absolute path"
+        )));
     }
-    let text = std::fs::read(&path)
-        .map_err(|source| Error::File { what: "read the seccomp profile", path: path.clone(), source })?;
+    let text = std::fs::read(&path).map_err(|source| Error::File {
+        what: "read the seccomp profile",
+        path: path.clone(),
+        source,
+    })?;
     let none = BTreeSet::new();
     let release = rustix::system::uname();
     let host = seccomp::Host {
@@ -278,9 +315,9 @@ fn localhost_profile(config: &ContainerConfig) -> Result<Option<LinuxSeccomp>> {
         kernel: seccomp::kernel_version(&release.release().to_string_lossy()).unwrap_or((5, 10)),
         capabilities: &none,
     };
-    seccomp::read_profile(&text, &host)
-        .map(Some)
-        .map_err(|e| Error::Invalid(format!("the seccomp profile {}: {}", path.display(), telemetry::chain(&e))))
+    seccomp::read_profile(&text, &host).map(Some).map_err(|e| {
+        Error::Invalid(format!("the seccomp profile {}: {}", path.display(), telemetry::chain(&e)))
+    })
 }
 
 /// The bounding set of this process: what a privileged container can have at most.
@@ -303,7 +340,10 @@ pub fn supports_recursive_read_only() -> bool {
     *TRIED.get_or_init(|| {
         use rustix::mount::{OpenTreeFlags, open_tree};
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        let read_only = sys::mount::MountAttr { set: sys::mount::ATTR_RDONLY, ..sys::mount::MountAttr::default() };
+        let read_only = sys::mount::MountAttr {
+            set: sys::mount::ATTR_RDONLY,
+            ..sys::mount::MountAttr::default()
+        };
         open_tree(rustix::fs::CWD, "/", flags)
             .is_ok_and(|tree| sys::mount::set_attributes(tree, read_only, true).is_ok())
     })

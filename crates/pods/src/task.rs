@@ -9,13 +9,9 @@
 //! StartContainer; a container is reported as ended while its process lives; a
 //! client that gave up turns a grace period into a kill.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use monitor_client::{Event, Events, ExitRecord, Monitor, Notice};
+use monitor_client::{Event, Events, ExitRecord, FailureKind, Monitor, Notice};
 use parking_lot::RwLock;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -171,7 +167,9 @@ impl PodTask {
                 let result = self.start_container(&id).await;
                 let _ = reply.send(result);
             }
-            Command::StopContainer { id, grace, reply } => self.stop_container(&id, grace, reply).await,
+            Command::StopContainer { id, grace, reply } => {
+                self.stop_container(&id, grace, reply).await
+            }
             Command::RemoveContainer { id, reply } => self.remove_container(&id, reply).await,
             Command::StopSandbox { reply } => {
                 self.stop_waiters.push(reply);
@@ -246,7 +244,8 @@ impl PodTask {
     }
 
     fn fail_sandbox_waiters(&mut self, id: &ContainerId) {
-        let error = || Error::Timeout { what: format!("killing container {id}"), within: KILL_DEADLINE };
+        let error =
+            || Error::Timeout { what: format!("killing container {id}"), within: KILL_DEADLINE };
         for waiter in self.stop_waiters.drain(..).chain(self.remove_waiters.drain(..)) {
             let _ = waiter.send(Err(error()));
         }
@@ -261,7 +260,12 @@ impl PodTask {
     }
 
     /// Begins to end a container: its signal now, SIGKILL after `grace`.
-    pub(crate) async fn stop_container(&mut self, id: &ContainerId, grace: Duration, reply: Reply<()>) {
+    pub(crate) async fn stop_container(
+        &mut self,
+        id: &ContainerId,
+        grace: Duration,
+        reply: Reply<()>,
+    ) {
         let Some(slot) = self.containers.get_mut(id).filter(|s| s.record.may_run()) else {
             let _ = reply.send(Ok(()));
             return;
@@ -305,6 +309,9 @@ impl PodTask {
         }
         if let Some(monitor) = self.handle.monitor()
             && let Err(error) = monitor.signal(id, 9, true).await
+            // It has ended already, and the notice of that is on its way.
+            && !error.is_kind(FailureKind::NotRunning)
+            && !error.is_kind(FailureKind::NotFound)
         {
             warn!(container = %id, error = %telemetry::chain(&error), "the monitor did not kill");
         }
@@ -325,7 +332,9 @@ impl PodTask {
                 warn!(container = %id, error = %telemetry::chain(&error), "its cgroup remains for now");
             }
         }
-        let Some(ending) = self.containers.get_mut(id).and_then(|s| s.ending.take()) else { return };
+        let Some(ending) = self.containers.get_mut(id).and_then(|s| s.ending.take()) else {
+            return;
+        };
         for waiter in ending.stop_waiters {
             let _ = waiter.send(Ok(()));
         }
@@ -345,8 +354,12 @@ impl PodTask {
         }
         self.no_longer_ready().await;
         let exits = self.exit_records().await;
-        let live: Vec<ContainerId> =
-            self.containers.iter().filter(|(_, s)| s.record.may_run()).map(|(id, _)| id.clone()).collect();
+        let live: Vec<ContainerId> = self
+            .containers
+            .iter()
+            .filter(|(_, s)| s.record.may_run())
+            .map(|(id, _)| id.clone())
+            .collect();
         for id in live {
             self.kill(&id).await;
             let exit = match exits.iter().find(|e| e.container == id) {
@@ -361,7 +374,8 @@ impl PodTask {
     /// What the monitor wrote of exits.
     pub(crate) async fn exit_records(&self) -> Vec<ExitRecord> {
         let dir = self.files.dir().to_owned();
-        let read = tokio::task::spawn_blocking(move || monitor_client::read_exit_records(&dir)).await;
+        let read =
+            tokio::task::spawn_blocking(move || monitor_client::read_exit_records(&dir)).await;
         match read {
             Ok(Ok(found)) => {
                 for bad in found.unreadable {
@@ -415,7 +429,9 @@ impl PodTask {
     async fn begin_stop_sandbox(&mut self) {
         self.no_longer_ready().await;
         for slot in self.containers.values_mut().filter(|s| s.record.may_run()) {
-            slot.ending.get_or_insert_with(|| Ending::new(KILL_DEADLINE)).kill_within(Duration::ZERO);
+            slot.ending
+                .get_or_insert_with(|| Ending::new(KILL_DEADLINE))
+                .kill_within(Duration::ZERO);
         }
         if self.containers.values().any(|s| s.record.may_run()) {
             Box::pin(self.timer()).await;
@@ -461,7 +477,7 @@ impl PodTask {
 /// The span that names the pod in every line of the log.
 pub(crate) fn pod_span(record: &SandboxRecord) -> tracing::Span {
     let metadata = &record.config.metadata;
-    info_span!("pod", sandbox = %record.id, pod = %format_args!("{}/{}", metadata.namespace, metadata.name))
+    info_span!(parent: None, "pod", sandbox = %record.id, pod = %format_args!("{}/{}", metadata.namespace, metadata.name))
 }
 
 async fn next_event(events: &mut Option<Events>) -> Option<Event> {

@@ -10,7 +10,10 @@ use std::{
 };
 
 use container_spec::Volume;
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, chownat, fstat, mkdirat, openat, readlinkat, statat, symlinkat};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Mode, OFlags, chownat, fstat, mkdirat, openat, readlinkat, statat,
+    symlinkat,
+};
 use types::{ContainerId, DiffId};
 
 use crate::{
@@ -85,7 +88,11 @@ fn copy_dir(from: BorrowedFd<'_>, to: BorrowedFd<'_>, depth: usize) -> io::Resul
             }
             FileType::RegularFile => {
                 let source = openat(from, name, read, Mode::empty())?;
-                let write = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let write = OFlags::WRONLY
+                    | OFlags::CREATE
+                    | OFlags::EXCL
+                    | OFlags::NOFOLLOW
+                    | OFlags::CLOEXEC;
                 let target = openat(to, name, write, mode)?;
                 io::copy(&mut File::from(source), &mut File::from(target.try_clone()?))?;
                 own(&target, &stat, mode)?;

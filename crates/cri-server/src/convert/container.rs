@@ -2,7 +2,9 @@
 
 use cri_proto::v1;
 use tonic::Status;
-use types::{ContainerConfig, ContainerMetadata, ContainerSecurity, Device, ImageSpec, Mount, Propagation};
+use types::{
+    ContainerConfig, ContainerMetadata, ContainerSecurity, Device, ImageSpec, Mount, Propagation,
+};
 
 use super::{
     invalid, required,
@@ -16,7 +18,10 @@ const MAX_NAME_BYTES: usize = 253;
 /// Refuses names that are too long or hold control characters.
 pub(crate) fn check_name(field: &str, name: &str) -> Result<(), Status> {
     if name.len() > MAX_NAME_BYTES {
-        return Err(invalid(field, format!("has {} bytes, at most {MAX_NAME_BYTES} are allowed", name.len())));
+        return Err(invalid(
+            field,
+            format!("has {} bytes, at most {MAX_NAME_BYTES} are allowed", name.len()),
+        ));
     }
     if name.chars().any(char::is_control) {
         return Err(invalid(field, "holds control characters"));
@@ -46,7 +51,8 @@ pub(crate) fn container_config(from: v1::ContainerConfig) -> Result<ContainerCon
         cdi_devices,
         stop_signal,
     } = from;
-    let v1::LinuxContainerConfig { resources: limits, security_context } = linux.unwrap_or_default();
+    let v1::LinuxContainerConfig { resources: limits, security_context } =
+        linux.unwrap_or_default();
     let v1::ContainerMetadata { name, attempt } = required("config.metadata", metadata)?;
     if name.is_empty() {
         return Err(invalid("config.metadata.name", "is required"));
@@ -76,7 +82,8 @@ pub(crate) fn container_config(from: v1::ContainerConfig) -> Result<ContainerCon
 
 /// Converts how a request names an image.
 pub(crate) fn image_spec(from: v1::ImageSpec) -> ImageSpec {
-    let v1::ImageSpec { image, annotations, user_specified_image, runtime_handler, image_ref } = from;
+    let v1::ImageSpec { image, annotations, user_specified_image, runtime_handler, image_ref } =
+        from;
     ImageSpec {
         image,
         annotations: annotations.into_iter().collect(),
@@ -109,7 +116,12 @@ fn mount(from: v1::Mount) -> Result<Mount, Status> {
         Ok(v1::MountPropagation::PropagationPrivate) => Propagation::Private,
         Ok(v1::MountPropagation::PropagationHostToContainer) => Propagation::HostToContainer,
         Ok(v1::MountPropagation::PropagationBidirectional) => Propagation::Bidirectional,
-        Err(_) => return Err(invalid("config.mounts.propagation", format!("unknown propagation {propagation}"))),
+        Err(_) => {
+            return Err(invalid(
+                "config.mounts.propagation",
+                format!("unknown propagation {propagation}"),
+            ));
+        }
     };
     Ok(Mount {
         container_path,
@@ -129,12 +141,15 @@ fn mount(from: v1::Mount) -> Result<Mount, Status> {
 /// The wire numbers signals in the alphabetical order of their names
 /// (`SIGNAL_SIGTERM` is 23), so the name is what counts.
 fn signal(value: i32) -> Result<Option<i32>, Status> {
-    let signal = v1::Signal::try_from(value).map_err(|_| invalid("config.stop_signal", format!("unknown signal {value}")))?;
+    let signal = v1::Signal::try_from(value)
+        .map_err(|_| invalid("config.stop_signal", format!("unknown signal {value}")))?;
     let name = signal.as_str_name().trim_start_matches("SIGNAL_");
     if signal == v1::Signal::RuntimeDefault {
         return Ok(None);
     }
-    types::signal_number(name).map(Some).ok_or_else(|| invalid("config.stop_signal", format!("{name} is not a signal of Linux")))
+    types::signal_number(name)
+        .map(Some)
+        .ok_or_else(|| invalid("config.stop_signal", format!("{name} is not a signal of Linux")))
 }
 
 fn security(from: v1::LinuxContainerSecurityContext) -> Result<ContainerSecurity, Status> {

@@ -10,7 +10,10 @@ use super::{
 };
 
 /// Converts what RunPodSandbox was asked for.
-pub(crate) fn sandbox_config(from: v1::PodSandboxConfig, runtime_handler: String) -> Result<SandboxConfig, Status> {
+pub(crate) fn sandbox_config(
+    from: v1::PodSandboxConfig,
+    runtime_handler: String,
+) -> Result<SandboxConfig, Status> {
     let v1::PodSandboxConfig {
         metadata,
         hostname,
@@ -22,13 +25,22 @@ pub(crate) fn sandbox_config(from: v1::PodSandboxConfig, runtime_handler: String
         linux,
         windows: _, // of no meaning on Linux
     } = from;
-    let v1::LinuxPodSandboxConfig { cgroup_parent, security_context, sysctls, overhead, resources: sum } =
-        linux.unwrap_or_default();
+    let v1::LinuxPodSandboxConfig {
+        cgroup_parent,
+        security_context,
+        sysctls,
+        overhead,
+        resources: sum,
+    } = linux.unwrap_or_default();
     Ok(SandboxConfig {
         metadata: metadata_in(metadata)?,
         hostname,
         log_directory,
-        dns: dns_config.map(|v1::DnsConfig { servers, searches, options }| DnsConfig { servers, searches, options }),
+        dns: dns_config.map(|v1::DnsConfig { servers, searches, options }| DnsConfig {
+            servers,
+            searches,
+            options,
+        }),
         port_mappings: port_mappings.into_iter().map(port_mapping).collect::<Result<_, _>>()?,
         labels: labels.into_iter().collect(),
         annotations: annotations.into_iter().collect(),
@@ -42,7 +54,8 @@ pub(crate) fn sandbox_config(from: v1::PodSandboxConfig, runtime_handler: String
 }
 
 fn metadata_in(from: Option<v1::PodSandboxMetadata>) -> Result<SandboxMetadata, Status> {
-    let v1::PodSandboxMetadata { name, uid, namespace, attempt } = required("config.metadata", from)?;
+    let v1::PodSandboxMetadata { name, uid, namespace, attempt } =
+        required("config.metadata", from)?;
     for (field, value) in [("name", &name), ("uid", &uid), ("namespace", &namespace)] {
         if value.is_empty() {
             return Err(invalid(&format!("config.metadata.{field}"), "is required"));
@@ -62,7 +75,12 @@ fn port_mapping(from: v1::PortMapping) -> Result<PortMapping, Status> {
             Ok(v1::Protocol::Tcp) => Protocol::Tcp,
             Ok(v1::Protocol::Udp) => Protocol::Udp,
             Ok(v1::Protocol::Sctp) => Protocol::Sctp,
-            Err(_) => return Err(invalid("config.port_mappings.protocol", format!("unknown protocol {protocol}"))),
+            Err(_) => {
+                return Err(invalid(
+                    "config.port_mappings.protocol",
+                    format!("unknown protocol {protocol}"),
+                ));
+            }
         },
         container_port: port("config.port_mappings.container_port", container_port)?,
         host_port: port("config.port_mappings.host_port", host_port)?,

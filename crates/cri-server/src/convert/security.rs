@@ -3,8 +3,8 @@
 use cri_proto::v1;
 use tonic::Status;
 use types::{
-    Capabilities, HugepageLimit, IdMapping, LinuxResources, NamespaceMode, NamespaceOptions, PidMode, Profile,
-    SelinuxOptions, SupplementalGroupsPolicy, UserNamespace,
+    Capabilities, HugepageLimit, IdMapping, LinuxResources, NamespaceMode, NamespaceOptions,
+    PidMode, Profile, SelinuxOptions, SupplementalGroupsPolicy, UserNamespace,
 };
 
 use super::invalid;
@@ -32,7 +32,10 @@ pub(crate) fn resources(from: v1::LinuxContainerResources) -> LinuxResources {
         cpuset_mems,
         hugepage_limits: hugepage_limits
             .into_iter()
-            .map(|v1::HugepageLimit { page_size, limit }| HugepageLimit { page_size, limit_bytes: limit })
+            .map(|v1::HugepageLimit { page_size, limit }| HugepageLimit {
+                page_size,
+                limit_bytes: limit,
+            })
             .collect(),
         unified: unified.into_iter().collect(),
         memory_swap_limit_bytes: memory_swap_limit_in_bytes,
@@ -58,8 +61,12 @@ pub(crate) fn resources_out(from: &LinuxResources) -> v1::LinuxContainerResource
     }
 }
 
-pub(crate) fn namespaces(field: &str, from: Option<v1::NamespaceOption>) -> Result<NamespaceOptions, Status> {
-    let v1::NamespaceOption { network, pid, ipc, target_id, userns_options } = from.unwrap_or_default();
+pub(crate) fn namespaces(
+    field: &str,
+    from: Option<v1::NamespaceOption>,
+) -> Result<NamespaceOptions, Status> {
+    let v1::NamespaceOption { network, pid, ipc, target_id, userns_options } =
+        from.unwrap_or_default();
     Ok(NamespaceOptions {
         network: pod_or_node(&format!("{field}.network"), network)?,
         pid: pid_mode(&format!("{field}.pid"), pid, target_id)?,
@@ -79,7 +86,11 @@ pub(crate) fn namespaces_out(from: &NamespaceOptions) -> v1::NamespaceOption {
         PidMode::Node => (v1::NamespaceMode::Node, String::new()),
         PidMode::Target(id) => (v1::NamespaceMode::Target, id.clone()),
     };
-    let mapping = |m: &IdMapping| v1::IdMapping { host_id: m.host_id, container_id: m.container_id, length: m.length };
+    let mapping = |m: &IdMapping| v1::IdMapping {
+        host_id: m.host_id,
+        container_id: m.container_id,
+        length: m.length,
+    };
     v1::NamespaceOption {
         network: mode(from.network).into(),
         pid: pid.into(),
@@ -94,7 +105,8 @@ pub(crate) fn namespaces_out(from: &NamespaceOptions) -> v1::NamespaceOption {
 }
 
 fn mode(field: &str, value: i32) -> Result<v1::NamespaceMode, Status> {
-    v1::NamespaceMode::try_from(value).map_err(|_| invalid(field, format!("unknown namespace mode {value}")))
+    v1::NamespaceMode::try_from(value)
+        .map_err(|_| invalid(field, format!("unknown namespace mode {value}")))
 }
 
 fn pod_or_node(field: &str, value: i32) -> Result<NamespaceMode, Status> {
@@ -112,17 +124,24 @@ fn pid_mode(field: &str, value: i32, target: String) -> Result<PidMode, Status> 
         v1::NamespaceMode::Pod => Ok(PidMode::Pod),
         v1::NamespaceMode::Container => Ok(PidMode::Container),
         v1::NamespaceMode::Node => Ok(PidMode::Node),
-        v1::NamespaceMode::Target if target.is_empty() => Err(invalid(field, "mode TARGET needs a target_id")),
+        v1::NamespaceMode::Target if target.is_empty() => {
+            Err(invalid(field, "mode TARGET needs a target_id"))
+        }
         v1::NamespaceMode::Target => Ok(PidMode::Target(target)),
     }
 }
 
-fn user_namespace(field: &str, from: Option<v1::UserNamespace>) -> Result<Option<UserNamespace>, Status> {
+fn user_namespace(
+    field: &str,
+    from: Option<v1::UserNamespace>,
+) -> Result<Option<UserNamespace>, Status> {
     let Some(v1::UserNamespace { mode: value, uids, gids }) = from else { return Ok(None) };
     match mode(field, value)? {
         v1::NamespaceMode::Node if uids.is_empty() && gids.is_empty() => Ok(None),
         v1::NamespaceMode::Node => Err(invalid(field, "mode NODE takes no mappings")),
-        v1::NamespaceMode::Pod => Ok(Some(UserNamespace { uids: id_mappings(uids), gids: id_mappings(gids) })),
+        v1::NamespaceMode::Pod => {
+            Ok(Some(UserNamespace { uids: id_mappings(uids), gids: id_mappings(gids) }))
+        }
         other @ (v1::NamespaceMode::Container | v1::NamespaceMode::Target) => {
             Err(invalid(field, format!("mode {} is not one of POD and NODE", other.as_str_name())))
         }
@@ -131,12 +150,21 @@ fn user_namespace(field: &str, from: Option<v1::UserNamespace>) -> Result<Option
 
 pub(crate) fn id_mappings(from: Vec<v1::IdMapping>) -> Vec<IdMapping> {
     from.into_iter()
-        .map(|v1::IdMapping { host_id, container_id, length }| IdMapping { host_id, container_id, length })
+        .map(|v1::IdMapping { host_id, container_id, length }| IdMapping {
+            host_id,
+            container_id,
+            length,
+        })
         .collect()
 }
 
 pub(crate) fn selinux(from: Option<v1::SeLinuxOption>) -> Option<SelinuxOptions> {
-    from.map(|v1::SeLinuxOption { user, role, r#type, level }| SelinuxOptions { user, role, type_: r#type, level })
+    from.map(|v1::SeLinuxOption { user, role, r#type, level }| SelinuxOptions {
+        user,
+        role,
+        type_: r#type,
+        level,
+    })
 }
 
 pub(crate) fn groups_policy(field: &str, value: i32) -> Result<SupplementalGroupsPolicy, Status> {
@@ -148,8 +176,13 @@ pub(crate) fn groups_policy(field: &str, value: i32) -> Result<SupplementalGroup
 }
 
 pub(crate) fn capabilities(from: Option<v1::Capability>) -> Capabilities {
-    let v1::Capability { add_capabilities, drop_capabilities, add_ambient_capabilities } = from.unwrap_or_default();
-    Capabilities { add: add_capabilities, drop: drop_capabilities, add_ambient: add_ambient_capabilities }
+    let v1::Capability { add_capabilities, drop_capabilities, add_ambient_capabilities } =
+        from.unwrap_or_default();
+    Capabilities {
+        add: add_capabilities,
+        drop: drop_capabilities,
+        add_ambient: add_ambient_capabilities,
+    }
 }
 
 /// Joins a profile field with its deprecated text form, which counts only where

@@ -17,7 +17,11 @@ fn metadata(from: &SandboxMetadata) -> v1::PodSandboxMetadata {
 
 /// The state that a sandbox is reported in.
 fn sandbox_state(record: &SandboxRecord) -> v1::PodSandboxState {
-    if record.is_ready() { v1::PodSandboxState::SandboxReady } else { v1::PodSandboxState::SandboxNotready }
+    if record.is_ready() {
+        v1::PodSandboxState::SandboxReady
+    } else {
+        v1::PodSandboxState::SandboxNotready
+    }
 }
 
 /// A sandbox in a list.
@@ -46,7 +50,9 @@ pub(crate) fn sandbox_status(record: &SandboxRecord) -> v1::PodSandboxStatus {
             additional_ips: ips.map(|ip| v1::PodIp { ip }).collect(),
         }),
         linux: Some(v1::LinuxPodSandboxStatus {
-            namespaces: Some(v1::Namespace { options: Some(namespaces_out(&record.config.security.namespaces)) }),
+            namespaces: Some(v1::Namespace {
+                options: Some(namespaces_out(&record.config.security.namespaces)),
+            }),
         }),
         labels: record.config.labels.clone().into_iter().collect(),
         annotations: record.config.annotations.clone().into_iter().collect(),
@@ -133,7 +139,12 @@ pub(crate) fn container_status(record: &ContainerRecord) -> v1::ContainerStatus 
             linux: Some(v1::LinuxContainerUser {
                 uid: record.user.uid.into(),
                 gid: record.user.gid.into(),
-                supplemental_groups: record.user.additional_gids.iter().map(|g| i64::from(*g)).collect(),
+                supplemental_groups: record
+                    .user
+                    .additional_gids
+                    .iter()
+                    .map(|g| i64::from(*g))
+                    .collect(),
             }),
         }),
         stop_signal: stop_signal(record.stop_signal).into(),

@@ -11,7 +11,9 @@ impl Server {
         let usage = self.images.fs_usage();
         let filesystem = v1::FilesystemUsage {
             timestamp: self.pods.now_ns(),
-            fs_id: Some(v1::FilesystemIdentifier { mountpoint: usage.mountpoint.to_string_lossy().into_owned() }),
+            fs_id: Some(v1::FilesystemIdentifier {
+                mountpoint: usage.mountpoint.to_string_lossy().into_owned(),
+            }),
             used_bytes: Some(v1::UInt64Value { value: usage.bytes }),
             inodes_used: Some(v1::UInt64Value { value: usage.inodes }),
         };

@@ -18,7 +18,9 @@ impl Server {
     ) -> Result<v1::ImageStatusResponse, Status> {
         let v1::ImageStatusRequest { image, verbose } = request;
         let name = named(image)?;
-        let Some(found) = self.images.get(&name) else { return Ok(v1::ImageStatusResponse::default()) };
+        let Some(found) = self.images.get(&name) else {
+            return Ok(v1::ImageStatusResponse::default());
+        };
         let mut info = HashMap::new();
         if verbose {
             let text = serde_json::json!({ "id": found.id, "manifest": found.manifest, "layers": found.layers, "config": found.config });

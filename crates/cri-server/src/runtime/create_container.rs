@@ -18,7 +18,8 @@ impl Server {
         // here is for runtimes that keep none.
         let v1::CreateContainerRequest { pod_sandbox_id, config, sandbox_config: _ } = request;
         let config = container_config(required("config", config)?)?;
-        let id = self.pods.create_container(&pod_sandbox_id, config).await.map_err(|e| status(&e))?;
+        let id =
+            self.pods.create_container(&pod_sandbox_id, config).await.map_err(|e| status(&e))?;
         Ok(v1::CreateContainerResponse { container_id: id.to_string() })
     }
 }

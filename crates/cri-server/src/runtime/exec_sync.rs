@@ -8,7 +8,10 @@ use tonic::Status;
 use crate::{error::status, service::Server};
 
 impl Server {
-    pub(crate) async fn on_exec_sync(&self, request: v1::ExecSyncRequest) -> Result<v1::ExecSyncResponse, Status> {
+    pub(crate) async fn on_exec_sync(
+        &self,
+        request: v1::ExecSyncRequest,
+    ) -> Result<v1::ExecSyncResponse, Status> {
         let v1::ExecSyncRequest { container_id, cmd, timeout } = request;
         let limit = Duration::from_secs(u64::try_from(timeout).unwrap_or(0));
         let pods::ExecOutput { stdout, stderr, exit_code } =

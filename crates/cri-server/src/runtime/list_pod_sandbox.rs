@@ -18,10 +18,14 @@ impl Server {
         let v1::PodSandboxFilter { id, state, label_selector } = filter.unwrap_or_default();
         let ready = match state {
             None => None,
-            Some(v1::PodSandboxStateValue { state }) => match v1::PodSandboxState::try_from(state) {
-                Ok(state) => Some(state == v1::PodSandboxState::SandboxReady),
-                Err(_) => return Err(invalid("filter.state", format!("unknown state {state}"))),
-            },
+            Some(v1::PodSandboxStateValue { state }) => {
+                match v1::PodSandboxState::try_from(state) {
+                    Ok(state) => Some(state == v1::PodSandboxState::SandboxReady),
+                    Err(_) => {
+                        return Err(invalid("filter.state", format!("unknown state {state}")));
+                    }
+                }
+            }
         };
         let filter = SandboxFilter { id, ready, labels: label_selector };
         let items = self.pods.sandboxes(&filter).iter().map(|r| convert::sandbox(r)).collect();

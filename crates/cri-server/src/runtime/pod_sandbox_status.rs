@@ -15,11 +15,17 @@ impl Server {
     ) -> Result<v1::PodSandboxStatusResponse, Status> {
         let v1::PodSandboxStatusRequest { pod_sandbox_id, verbose } = request;
         let record = self.pods.sandbox(&pod_sandbox_id).map_err(|e| status(&e))?;
-        let of_pod = ContainerFilter { sandbox_id: record.id.to_string(), ..ContainerFilter::default() };
+        let of_pod =
+            ContainerFilter { sandbox_id: record.id.to_string(), ..ContainerFilter::default() };
         Ok(v1::PodSandboxStatusResponse {
             status: Some(convert::sandbox_status(&record)),
             info: if verbose { info(&record) } else { HashMap::new() },
-            containers_statuses: self.pods.containers(&of_pod).iter().map(|c| convert::container_status(c)).collect(),
+            containers_statuses: self
+                .pods
+                .containers(&of_pod)
+                .iter()
+                .map(|c| convert::container_status(c))
+                .collect(),
             timestamp: self.pods.now_ns(),
         })
     }

@@ -9,7 +9,10 @@ use crate::service::Server;
 
 impl Server {
     /// Never waits for a pod, a plugin or a disk: the kubelet asks every five seconds.
-    pub(crate) async fn on_status(&self, request: v1::StatusRequest) -> Result<v1::StatusResponse, Status> {
+    pub(crate) async fn on_status(
+        &self,
+        request: v1::StatusRequest,
+    ) -> Result<v1::StatusResponse, Status> {
         let v1::StatusRequest { verbose } = request;
         let network = self.network.status().await;
         let runtime = self.gate.is_open();

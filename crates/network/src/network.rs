@@ -321,13 +321,22 @@ impl Network {
             Ok(Some(record)) => record,
             // A crash may have left a file aside.
             Ok(None) => return blocking("detach", move || self.forget(None, &id)).await,
-            Err(error @ NetworkError::DamagedRecord { .. }) => self.salvage(id, &error).await?,
+            Err(damage @ NetworkError::DamagedRecord { .. }) => {
+                self.salvage(id.clone(), &damage).await?
+            }
             Err(error) => return Err(error),
         };
         if let Some(netns) = netns {
             record.netns = netns;
         }
-        let Some((list, runtime)) = self.chain_of(&record)? else {
+        let chain = match self.chain_of(&record) {
+            Ok(chain) => chain,
+            Err(damage) => {
+                record = self.salvage(id, &damage).await?;
+                self.chain_of(&record)?
+            }
+        };
+        let Some((list, runtime)) = chain else {
             return blocking("detach", move || self.settle_builtin(&record)).await;
         };
         let result = record.attachment.as_ref().map(|attachment| &attachment.result);

@@ -96,6 +96,19 @@ impl Granted {
     }
 }
 
+/// Returns the bounding set that a container will have: names with `CAP_`. A profile that
+/// depends on capabilities is read with it ([`seccomp::Host`]).
+///
+/// # Errors
+///
+/// A capability is not known, or not there.
+pub fn bounding_set(
+    security: &ContainerSecurity,
+    host: &BTreeSet<String>,
+) -> Result<BTreeSet<String>, SpecError> {
+    Granted::of(security, host).map(|granted| granted.all)
+}
+
 /// One of the request's lists.
 struct Names {
     all: bool,

@@ -23,7 +23,7 @@ mod text;
 mod user;
 
 pub use build::{MAX_PATHS, build};
-pub use capabilities::MAX_CAPABILITY_NAMES;
+pub use capabilities::{MAX_CAPABILITY_NAMES, bounding_set};
 pub use devices::{DeviceNode, HostDevices, MAX_DEVICES, NodeDevices};
 pub use error::SpecError;
 pub use input::{

@@ -124,3 +124,20 @@ fn wrong_profiles_are_refused() {
         assert!(wanted(&error), "{error:?}");
     }
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_text_panics(
+        text in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200),
+        value in proptest::prelude::any::<u64>(),
+        name in "[a-z_0-9]{0,12}",
+    ) {
+        let none = BTreeSet::new();
+        let host = Host { machine: Machine::X86_64, kernel: (6, 1), capabilities: &none };
+        let _any = read_profile(&text, &host);
+        let args = json!([{ "index": value % 9, "value": value, "op": "SCMP_CMP_GT" }]);
+        let rule = json!({ "names": [name, "read"], "action": "SCMP_ACT_ERRNO", "errnoRet": value % 70_000, "args": args });
+        let profile = json!({ "defaultAction": "SCMP_ACT_KILL", "syscalls": [rule] }).to_string();
+        let _any = read_profile(profile.as_bytes(), &host);
+    }
+}

@@ -198,7 +198,8 @@ async fn make_namespaces(task: &mut PodTask) -> Result<()> {
         // The node's UTS namespace goes with the node's network.
         uts: own_net.then(|| task.files.uts_ns()),
         hostname: hostname(&task.record.config),
-        sysctls: task.record.config.sysctls.clone(),
+        sysctls: container_spec::sysctls(&task.record.config)
+            .map_err(|e| Error::Invalid(telemetry::chain(&e)))?,
         reaper,
     };
     let monitor = task.handle.monitor().ok_or(Error::Stopping)?;

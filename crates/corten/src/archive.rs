@@ -149,6 +149,6 @@ mod tests {
             .map(|entry| entry.expect("an entry").path().expect("a path").display().to_string())
             .collect();
         names.sort();
-        assert_eq!(names, ["./", "blobs/", "blobs/sha256/", "blobs/sha256/abc", "oci-layout"]);
+        assert_eq!(names, ["./", "blobs", "blobs/sha256", "blobs/sha256/abc", "oci-layout"]);
     }
 }

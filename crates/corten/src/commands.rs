@@ -32,46 +32,50 @@ mod details;
 #[cfg(test)]
 mod tests;
 
+use std::pin::Pin;
+
 use crate::cli::Command;
 use crate::output::Output;
 use crate::session::Session;
 
 /// Runs a command that talks to a runtime.
-pub async fn dispatch(
+///
+/// The future is boxed: side by side in one, those of all commands would be large.
+pub fn dispatch<'a>(
     command: Command,
-    session: &Session,
-    output: &mut Output<'_>,
-) -> anyhow::Result<()> {
+    session: &'a Session,
+    output: &'a mut Output<'_>,
+) -> Pin<Box<dyn Future<Output = anyhow::Result<()>> + 'a>> {
     match command {
         #[cfg(feature = "daemon")]
-        Command::Serve(_) => anyhow::bail!("serve is not a client's command"),
-        Command::Version(args) => version::run(args, session, output).await,
-        Command::Info(args) => info::run(args, session, output).await,
-        Command::RuntimeConfig(args) => runtime_config::run(args, session, output).await,
+        Command::Serve(_) => Box::pin(async { anyhow::bail!("serve is not a client's command") }),
+        Command::Version(args) => Box::pin(version::run(args, session, output)),
+        Command::Info(args) => Box::pin(info::run(args, session, output)),
+        Command::RuntimeConfig(args) => Box::pin(runtime_config::run(args, session, output)),
         Command::UpdateRuntimeConfig(args) => {
-            update_runtime_config::run(args, session, output).await
+            Box::pin(update_runtime_config::run(args, session, output))
         }
-        Command::Events(args) => events::run(args, session, output).await,
-        Command::Pull(args) => pull::run(args, session, output).await,
-        Command::Images(args) => images::run(args, session, output).await,
-        Command::Inspecti(args) => inspecti::run(args, session, output).await,
-        Command::Rmi(args) => rmi::run(args, session, output).await,
-        Command::Imagefsinfo(args) => imagefsinfo::run(args, session, output).await,
-        Command::Image(command) => image::run(command, session, output).await,
-        Command::Runp(args) => runp::run(args, session, output).await,
-        Command::Pods(args) => pods::run(args, session, output).await,
-        Command::Inspectp(args) => inspectp::run(args, session, output).await,
-        Command::Stopp(args) => stopp::run(args, session, output).await,
-        Command::Rmp(args) => rmp::run(args, session, output).await,
-        Command::Create(args) => create::run(args, session, output).await,
-        Command::Start(args) => start::run(args, session, output).await,
-        Command::Run(args) => run::run(args, session, output).await,
-        Command::Ps(args) => ps::run(args, session, output).await,
-        Command::Inspect(args) => inspect::run(args, session, output).await,
-        Command::Exec(args) => exec::run(args, session, output).await,
-        Command::Logs(args) => logs::run(args, session, output).await,
-        Command::Stats(args) => stats::run(args, session, output).await,
-        Command::Stop(args) => stop::run(args, session, output).await,
-        Command::Rm(args) => rm::run(args, session, output).await,
+        Command::Events(args) => Box::pin(events::run(args, session, output)),
+        Command::Pull(args) => Box::pin(pull::run(args, session, output)),
+        Command::Images(args) => Box::pin(images::run(args, session, output)),
+        Command::Inspecti(args) => Box::pin(inspecti::run(args, session, output)),
+        Command::Rmi(args) => Box::pin(rmi::run(args, session, output)),
+        Command::Imagefsinfo(args) => Box::pin(imagefsinfo::run(args, session, output)),
+        Command::Image(command) => Box::pin(image::run(command, session, output)),
+        Command::Runp(args) => Box::pin(runp::run(args, session, output)),
+        Command::Pods(args) => Box::pin(pods::run(args, session, output)),
+        Command::Inspectp(args) => Box::pin(inspectp::run(args, session, output)),
+        Command::Stopp(args) => Box::pin(stopp::run(args, session, output)),
+        Command::Rmp(args) => Box::pin(rmp::run(args, session, output)),
+        Command::Create(args) => Box::pin(create::run(args, session, output)),
+        Command::Start(args) => Box::pin(start::run(args, session, output)),
+        Command::Run(args) => Box::pin(run::run(args, session, output)),
+        Command::Ps(args) => Box::pin(ps::run(args, session, output)),
+        Command::Inspect(args) => Box::pin(inspect::run(args, session, output)),
+        Command::Exec(args) => Box::pin(exec::run(args, session, output)),
+        Command::Logs(args) => Box::pin(logs::run(args, session, output)),
+        Command::Stats(args) => Box::pin(stats::run(args, session, output)),
+        Command::Stop(args) => Box::pin(stop::run(args, session, output)),
+        Command::Rm(args) => Box::pin(rm::run(args, session, output)),
     }
 }

@@ -491,7 +491,7 @@ impl ImageService for Fake {
     async fn list_images(&self, r: Request<ListImagesRequest>) -> Answer<ListImagesResponse> {
         let name = r.into_inner().filter.and_then(|filter| filter.image).unwrap_or_default().image;
         let mut images = images();
-        images.retain(|image| name.is_empty() || image.repo_tags.iter().any(|tag| *tag == name));
+        images.retain(|image| name.is_empty() || image.repo_tags.contains(&name));
         Ok(Response::new(ListImagesResponse { images }))
     }
 

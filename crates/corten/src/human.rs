@@ -17,17 +17,13 @@ pub fn size(bytes: u64) -> String {
         divisor = divisor.saturating_mul(1000);
         unit += 1;
     }
-    let (whole, rest) = (bytes / divisor, bytes % divisor);
-    // Hundredths of the unit, rounded; a u128 holds the product.
-    let hundredths = (u128::from(rest) * 100 + u128::from(divisor) / 2) / u128::from(divisor);
-    let total = u128::from(whole) * 100 + hundredths;
-    let number = match whole {
-        0..10 => trim(total / 100, total % 100, 2),
-        10..100 => {
-            let tenths = (total + 5) / 10;
-            trim(tenths / 10, tenths % 10, 1)
-        }
-        _ => ((total + 50) / 100).to_string(),
+    // As many parts of the unit as the digits need, rounded; a u128 holds them.
+    let rounded =
+        |parts: u128| (u128::from(bytes) * parts + u128::from(divisor) / 2) / u128::from(divisor);
+    let number = match bytes / divisor {
+        0..10 => trim(rounded(100) / 100, rounded(100) % 100, 2),
+        10..100 => trim(rounded(10) / 10, rounded(10) % 10, 1),
+        _ => rounded(1).to_string(),
     };
     format!("{number}{}", UNITS[unit])
 }

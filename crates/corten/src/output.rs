@@ -97,3 +97,54 @@ impl FormatArg {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_stays_text_in_yaml() {
+        let odd = [
+            "",
+            " ",
+            "1",
+            "1e5",
+            "0x1f",
+            ".5",
+            "~",
+            "null",
+            "true",
+            "no",
+            "on",
+            "2023-11-14",
+            "a: b",
+            "- a",
+            "# a",
+            "a #b",
+            "{a}",
+            "[a]",
+            "*a",
+            "&a",
+            "!a",
+            "%a",
+            "@a",
+            "`a`",
+            "'a'",
+            "\"a\"",
+            "a\nb",
+            "a\n",
+            "\ta",
+            "1_000",
+            "12:30",
+            "=",
+            "<<",
+            "é",
+        ];
+        for text in odd {
+            let object = Json::Object(vec![(text.to_owned(), Json::text(text))]);
+            let written = yaml(&object).expect("written");
+            let read: serde_json::Value = serde_saphyr::from_str(&written).expect(&written);
+            assert_eq!(read, serde_json::json!({ text: text }), "{written}");
+        }
+    }
+}

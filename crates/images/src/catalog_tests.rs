@@ -48,7 +48,7 @@ fn by_tag_an_image_gets_both_names_and_by_digest_only_one() {
     let image = catalog.get("busybox:1").unwrap();
     assert_eq!(image.repo_tags, ["docker.io/library/busybox:1"]);
     let by_digest = format!("docker.io/library/busybox@{}", manifest(1));
-    assert_eq!(image.repo_digests, [by_digest.clone()]);
+    assert_eq!(image.repo_digests, std::slice::from_ref(&by_digest));
 
     let mut catalog = Catalog::default();
     store(&mut catalog, new(1, &by_digest));

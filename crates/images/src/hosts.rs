@@ -7,12 +7,14 @@
 //! ```
 
 use std::{
+    collections::HashMap,
     fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
 };
 
 use reqwest::Url;
+use toml::de::{DeTable, DeValue};
 
 use crate::{PullError, tls::Trust};
 
@@ -26,6 +28,8 @@ pub(crate) struct Host {
     pub base: Url,
     /// Whether it stands in for the registry that the name says.
     pub mirror: bool,
+    /// Whether it has another name than the registry, and is told that one (`?ns=`).
+    pub stands_in: bool,
     /// Whether it may say what a tag points to.
     pub resolves: bool,
     /// Whether it has blobs.
@@ -85,7 +89,7 @@ fn default_server(domain: &str) -> String {
     }
 }
 
-fn is_loopback(domain: &str) -> bool {
+pub(crate) fn is_loopback(domain: &str) -> bool {
     let host = match domain.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => domain.split(':').next().unwrap_or_default(),
@@ -107,25 +111,35 @@ fn parse(path: &Path, text: &str, domain: &str) -> Result<Vec<Host>, PullError> 
         }
     }
     let server = match table.get("server") {
-        Some(server) => {
-            server.as_str().ok_or_else(|| bad("server is not a text".to_owned()))?.to_owned()
-        }
-        None => default_server(domain),
+        Some(server) => server.as_str().ok_or_else(|| bad("server is not a text".to_owned()))?,
+        None => "",
     };
+    let server = if server.is_empty() { default_server(domain) } else { server.to_owned() };
     // The keys of the file's top level are the server's own.
-    hosts.push(host(path, &server, false, &table)?);
+    let usual = host(path, &default_server(domain), false, &toml::Table::new())?;
+    let mut server = host(path, &server, false, &table)?;
+    server.stands_in = server.name() != usual.name();
+    hosts.push(server);
     Ok(hosts)
 }
 
 /// The parsed table is sorted by name; what counts is the order in which the file
 /// has the hosts.
 fn in_file_order<'a>(section: &'a toml::Table, text: &str) -> Vec<(&'a String, &'a toml::Value)> {
+    let places = places(text);
     let mut hosts: Vec<_> = section.iter().collect();
-    hosts.sort_by_key(|(url, _)| {
-        let heads = [format!("[host.\"{url}\"]"), format!("[host.'{url}']")];
-        heads.iter().filter_map(|head| text.find(head.as_str())).min().unwrap_or(usize::MAX)
-    });
+    hosts.sort_by_key(|(url, _)| places.get(url.as_str()).copied().unwrap_or(usize::MAX));
     hosts
+}
+
+/// Where in the text each host's name stands.
+fn places(text: &str) -> HashMap<String, usize> {
+    let Ok(root) = DeTable::parse(text) else { return HashMap::new() };
+    let section = root.get_ref().iter().find(|(key, _)| key.get_ref().as_ref() == "host");
+    let Some(DeValue::Table(hosts)) = section.map(|(_, value)| value.get_ref()) else {
+        return HashMap::new();
+    };
+    hosts.keys().map(|key| (key.get_ref().to_string(), key.span().start)).collect()
 }
 
 fn host(path: &Path, url: &str, mirror: bool, keys: &toml::Table) -> Result<Host, PullError> {
@@ -153,6 +167,7 @@ fn host(path: &Path, url: &str, mirror: bool, keys: &toml::Table) -> Result<Host
     Ok(Host {
         base,
         mirror,
+        stands_in: mirror,
         resolves: !mirror || has("resolve"),
         pulls: !mirror || has("pull"),
         trust: Trust { ca: certificates(path, keys), skip_verify: flag(keys, "skip_verify") },
@@ -217,6 +232,23 @@ mod tests {
         assert_eq!((hosts[0].resolves, hosts[0].pulls, hosts[2].resolves), (false, true, true));
         assert_eq!(hosts[1].trust.ca, [host_dir.join("ca.pem")]);
         assert_eq!(bases(&for_domain(&dirs, "other.io").unwrap()), ["https://other.io/v2"]);
+    }
+
+    #[test]
+    fn the_order_does_not_hang_on_the_way_of_writing() {
+        for text in [
+            "host.\"http://z\".capabilities = [\"pull\"]\nhost.\"http://a\".skip_verify = true",
+            "[ host . 'http://z' ]\n[host.\"http://a\"]\n",
+            "host = { \"http://z\" = {}, \"http://a\" = {} }",
+        ] {
+            let hosts = parse(Path::new("x"), text, "x.io").unwrap();
+            assert_eq!(bases(&hosts), ["http://z/v2", "http://a/v2", "https://x.io/v2"], "{text}");
+            assert_eq!(
+                hosts.iter().map(|h| h.stands_in).collect::<Vec<_>>(),
+                [true, true, false],
+                "{text}"
+            );
+        }
     }
 
     #[test]

@@ -6,25 +6,19 @@ use std::{
     sync::Arc,
 };
 
-use bytes::{Buf, Bytes};
+use ::layers::UnpackErrorKind;
 use sha2::{Digest as _, Sha256};
-use snapshots::{LayerWriter, Snapshots, Usage};
-use tokio::sync::mpsc;
+use snapshots::{LayerWriter, Usage};
 use types::{DiffId, Digest};
 
 use crate::{
-    PullError,
-    client::{Registry, next_chunk},
+    PullError, PullErrorKind,
     error::chain,
+    layer_store::LayerStore,
     manifest::{Compression, Descriptor},
     options::ImageLimits,
-    progress::Tracker,
 };
 
-/// How many chunks wait between the network and the unpacking.
-const QUEUED_CHUNKS: usize = 32;
-/// How often a broken download goes on from where it broke.
-const MAX_RESUMES: u32 = 5;
 /// The magic bytes that compressed streams begin with.
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
@@ -39,97 +33,19 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    fn what(&self) -> String {
+    pub fn what(&self) -> String {
         format!("layer {}", self.descriptor.digest)
     }
-}
 
-/// Downloads a layer and unpacks it, where it is not there yet.
-///
-/// # Errors
-/// Nothing of the layer is left then.
-pub(crate) async fn fetch(
-    registry: &Registry,
-    snapshots: &Snapshots,
-    wanted: Wanted,
-    progress: &Arc<Tracker>,
-    timeout: std::time::Duration,
-) -> Result<(), PullError> {
-    if snapshots.has_layer(&wanted.diff_id) {
-        progress.add_bytes(wanted.descriptor.size);
-        progress.add_layer();
-        return Ok(());
-    }
-    let (sender, receiver) = mpsc::channel(QUEUED_CHUNKS);
-    let (store, layer) = (snapshots.clone(), wanted.clone());
-    let unpacking = tokio::task::spawn_blocking(move || {
-        let source = Channel { receiver, current: Bytes::new() };
-        install(&store, &layer, source)
-    });
-    let sent = download(registry, &wanted, &sender, progress, timeout).await;
-    // The reader sees the end of its stream, or that it broke.
-    if let Err(error) = &sent {
-        let _ = sender.send(Err(error.to_string())).await;
-    }
-    drop(sender);
-    let unpacked = match unpacking.await {
-        Ok(result) => result,
-        Err(join) if join.is_panic() => std::panic::resume_unwind(join.into_panic()),
-        Err(_) => return Err(PullError::Aborted { reference: registry.reference.to_string() }),
-    };
-    // What the registry did is the cause of what the reader then saw.
-    sent.and(unpacked)?;
-    progress.add_layer();
-    Ok(())
-}
-
-async fn download(
-    registry: &Registry,
-    wanted: &Wanted,
-    sender: &mpsc::Sender<Result<Bytes, String>>,
-    progress: &Tracker,
-    timeout: std::time::Duration,
-) -> Result<(), PullError> {
-    let path = format!("blobs/{}", wanted.descriptor.digest);
-    let what = wanted.what();
-    let mut got = 0_u64;
-    let mut resumes = 0;
-    loop {
-        let (mut response, start, host) = registry.blob(&path, &what, got).await?;
-        let mut skip = got - start;
-        let broke = loop {
-            match next_chunk(&mut response, &host, &what, timeout).await {
-                Ok(Some(mut chunk)) => {
-                    let skipped = skip.min(chunk.len() as u64);
-                    chunk.advance(usize::try_from(skipped).unwrap_or(usize::MAX));
-                    skip -= skipped;
-                    got += chunk.len() as u64;
-                    if got > wanted.descriptor.size {
-                        let expected = wanted.descriptor.size;
-                        return Err(PullError::SizeMismatch { what, expected, actual: got });
-                    }
-                    progress.add_bytes(chunk.len() as u64);
-                    // The reader is gone: its own error tells why.
-                    if !chunk.is_empty() && sender.send(Ok(chunk)).await.is_err() {
-                        return Ok(());
-                    }
-                }
-                Ok(None) if got < wanted.descriptor.size => {
-                    break PullError::SizeMismatch {
-                        what: what.clone(),
-                        expected: wanted.descriptor.size,
-                        actual: got,
-                    };
-                }
-                Ok(None) => return Ok(()),
-                Err(error) => break error,
-            }
-        };
-        resumes += 1;
-        if resumes > MAX_RESUMES {
-            return Err(broke);
+    /// How many bytes the layer may unpack to.
+    fn unpacked_limit(&self, compression: Compression) -> u64 {
+        let limits = &self.limits;
+        match compression {
+            Compression::None => self.descriptor.size,
+            Compression::Gzip | Compression::Zstd => limits
+                .expansion_free_bytes
+                .saturating_add(self.descriptor.size.saturating_mul(limits.max_expansion)),
         }
-        tracing::debug!(error = %broke, got, "the download goes on from where it broke");
     }
 }
 
@@ -138,16 +54,39 @@ async fn download(
 /// # Errors
 /// Nothing of the layer is left then.
 pub(crate) fn install(
-    snapshots: &Snapshots,
+    layers: &LayerStore,
     wanted: &Wanted,
     source: impl Read,
 ) -> Result<(), PullError> {
-    let writer =
-        snapshots.begin_layer(wanted.diff_id).map_err(|e| PullError::store(wanted.what(), &e))?;
-    let mut stored = Hashing::new(source, wanted.limits.max_layer_bytes);
-    let usage = unpack(wanted, &writer, &mut stored)?;
+    let writer = layers.begin(wanted.diff_id).map_err(|e| PullError::store(wanted.what(), &e))?;
+    let mut stored = Hashing::new(source, wanted.descriptor.size);
+    let usage = match unpack(wanted, &writer, &mut stored) {
+        Ok(usage) => usage,
+        Err(error) => return Err(blame(wanted, &mut stored, error)),
+    };
     // What stands behind the compressed stream's end belongs to the digest too.
-    io::copy(&mut stored, &mut io::sink()).map_err(|e| broken(wanted, &e))?;
+    let rest = io::copy(&mut stored, &mut io::sink());
+    check_stored(wanted, &stored)?;
+    rest.map_err(|e| broken(wanted, &e))?;
+    let what = || format!("commit {}", wanted.what());
+    layers.commit(writer, usage).map_err(|e| PullError::store(what(), &e))
+}
+
+/// Bytes that make no sense are first of all not the ones that were asked for: where
+/// the digest says so too, that is the error.
+fn blame(wanted: &Wanted, stored: &mut Hashing<impl Read>, error: PullError) -> PullError {
+    let is_about_content =
+        matches!(error.kind(), PullErrorKind::InvalidImage | PullErrorKind::Mismatch);
+    if !is_about_content {
+        return error;
+    }
+    match io::copy(stored, &mut io::sink()) {
+        Err(_) if !stored.over_limit => error,
+        _ => check_stored(wanted, stored).err().unwrap_or(error),
+    }
+}
+
+fn check_stored(wanted: &Wanted, stored: &Hashing<impl Read>) -> Result<(), PullError> {
     if stored.count != wanted.descriptor.size {
         return Err(PullError::SizeMismatch {
             what: wanted.what(),
@@ -155,8 +94,7 @@ pub(crate) fn install(
             actual: stored.count,
         });
     }
-    check_digest(wanted.what(), wanted.descriptor.digest, stored.digest())?;
-    writer.commit(usage).map_err(|e| PullError::store(format!("commit {}", wanted.what()), &e))
+    check_digest(wanted.what(), wanted.descriptor.digest, stored.digest())
 }
 
 fn unpack(
@@ -165,38 +103,39 @@ fn unpack(
     stored: &mut impl Read,
 ) -> Result<Usage, PullError> {
     let (plain, compression) = decompress(wanted, stored)?;
-    let size = wanted.descriptor.size;
-    let limit = match compression {
-        Compression::None => wanted.limits.max_layer_bytes,
-        Compression::Gzip | Compression::Zstd => wanted
-            .limits
-            .expansion_free_bytes
-            .saturating_add(size.saturating_mul(wanted.limits.max_expansion)),
-    };
+    let limit = wanted.unpacked_limit(compression);
     let mut plain = Hashing::new(plain, limit);
-    let summary =
-        layers::unpack(&mut plain, writer.dir(), &wanted.limits.layer).map_err(|error| {
-            if plain.over_limit {
-                return PullError::LimitExceeded {
-                    what: wanted.what(),
-                    limit: format!("{limit} bytes unpacked"),
-                };
-            }
-            match error.kind() {
-                layers::UnpackErrorKind::Exhausted => {
-                    PullError::NoSpace { what: wanted.what(), reason: chain(&error) }
-                }
-                layers::UnpackErrorKind::Source | layers::UnpackErrorKind::Invalid => {
-                    PullError::InvalidImage { what: wanted.what(), reason: chain(&error) }
-                }
-                layers::UnpackErrorKind::Machine => {
-                    PullError::store(format!("unpack {}", wanted.what()), &error)
-                }
-            }
-        })?;
-    io::copy(&mut plain, &mut io::sink()).map_err(|e| broken(wanted, &e))?;
+    let unpacked = ::layers::unpack(&mut plain, writer.dir(), &wanted.limits.layer)
+        .map_err(|error| not_unpacked(wanted, &error));
+    let rest = match unpacked {
+        Ok(summary) => {
+            io::copy(&mut plain, &mut io::sink()).map(|_| summary).map_err(|e| broken(wanted, &e))
+        }
+        Err(error) => Err(error),
+    };
+    if plain.over_limit {
+        return Err(PullError::LimitExceeded {
+            what: wanted.what(),
+            limit: format!("{limit} bytes unpacked"),
+        });
+    }
+    let summary = rest?;
     check_digest(format!("{} unpacked", wanted.what()), wanted.diff_id.0, plain.digest())?;
     Ok(Usage { bytes: summary.bytes, inodes: summary.inodes })
+}
+
+fn not_unpacked(wanted: &Wanted, error: &::layers::UnpackError) -> PullError {
+    let what = wanted.what();
+    if let ::layers::UnpackError::Limit { what: kind, limit } = error {
+        return PullError::LimitExceeded { what, limit: format!("{limit} {kind}") };
+    }
+    match error.kind() {
+        UnpackErrorKind::Exhausted => PullError::NoSpace { what, reason: chain(error) },
+        UnpackErrorKind::Source | UnpackErrorKind::Invalid => {
+            PullError::InvalidImage { what, reason: chain(error) }
+        }
+        UnpackErrorKind::Machine => PullError::store(format!("unpack {what}"), error),
+    }
 }
 
 /// Chooses the decoder by the stream's first bytes; where the media type says another
@@ -288,27 +227,6 @@ impl<R: Read> Read for Hashing<R> {
             self.over_limit = true;
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, "more bytes than the limit"));
         }
-        Ok(n)
-    }
-}
-
-/// What comes from the network, read by a blocking thread.
-struct Channel {
-    receiver: mpsc::Receiver<Result<Bytes, String>>,
-    current: Bytes,
-}
-
-impl Read for Channel {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.current.is_empty() {
-            match self.receiver.blocking_recv() {
-                None => return Ok(0),
-                Some(Ok(chunk)) => self.current = chunk,
-                Some(Err(reason)) => return Err(io::Error::other(reason)),
-            }
-        }
-        let n = buffer.len().min(self.current.len());
-        self.current.copy_to_slice(&mut buffer[..n]);
         Ok(n)
     }
 }

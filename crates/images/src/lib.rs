@@ -14,12 +14,17 @@
 //! Called by the API; calls `snapshots` and `layers`.
 #![forbid(unsafe_code)]
 
+mod answer;
+mod archive;
 mod auth;
 mod catalog;
 mod client;
 mod error;
+mod fetch;
+mod gate;
 mod hosts;
 mod layer;
+mod layer_store;
 mod load;
 mod manifest;
 mod options;
@@ -28,6 +33,7 @@ mod progress;
 mod pull;
 mod records;
 pub mod reference;
+mod registry;
 mod spool;
 pub mod tls;
 mod token;
@@ -43,7 +49,7 @@ use parking_lot::Mutex;
 use snapshots::Snapshots;
 use state::Store;
 use tokio::sync::watch;
-use tracing::{Instrument, info, warn};
+use tracing::{Instrument, info};
 use types::{Image, ImageId};
 
 pub use auth::Auth;
@@ -54,6 +60,8 @@ pub use progress::PullProgress;
 pub use spool::Spool;
 
 use client::Connections;
+use gate::Gate;
+use layer_store::LayerStore;
 use progress::Tracker;
 use records::Records;
 use reference::Reference;
@@ -81,6 +89,10 @@ pub struct LoadedImage {
 /// The version of the records on disk.
 const RECORD_VERSION: u32 = 1;
 
+/// With how many times the layers of one pull all pulls together make do: a registry
+/// that is slow holds up its own pulls, and not those of others.
+const PARALLEL_PULLS: usize = 4;
+
 /// A pull's result, for all who wait for it.
 type Shared = Option<Result<Arc<Image>, PullError>>;
 
@@ -89,7 +101,8 @@ type Shared = Option<Result<Arc<Image>, PullError>>;
 pub struct Images {
     options: ImagesOptions,
     limits: Arc<ImageLimits>,
-    snapshots: Snapshots,
+    layers: LayerStore,
+    gate: Gate,
     records: Records,
     connections: Arc<Connections>,
     running: Mutex<HashMap<(String, Option<Auth>), Running>>,
@@ -118,14 +131,17 @@ impl Images {
                 Records::open(store, &options.pinned, |layer| snapshots.has_layer(layer))
             })
             .map_err(OpenError::Records)?;
-        let connections = Arc::new(Connections::new(options.network.clone()));
-        let limits = Arc::new(options.limits.clone());
-        let images =
-            Self { options, limits, snapshots, records, connections, running: Mutex::default() };
+        let images = Self {
+            limits: Arc::new(options.limits.clone()),
+            layers: LayerStore::new(snapshots),
+            gate: Gate::new(options.max_parallel_layers.saturating_mul(PARALLEL_PULLS)),
+            records,
+            connections: Arc::new(Connections::new(options.network.clone())),
+            running: Mutex::default(),
+            options,
+        };
         // Layers of pulls that a crash ended.
-        if let Err(error) = images.snapshots.collect(&images.records.layers()) {
-            warn!(error = %error::chain(&error), "layers that are nobody's were not deleted");
-        }
+        images.layers.collect(|| images.records.layers());
         Ok(Arc::new(images))
     }
 
@@ -164,7 +180,10 @@ impl Images {
         let work = async move {
             // Taken out of the table whatever happens, also when the work panics.
             let _entry = Entry { images: images.clone(), key };
-            let pulled = images.fetch(&reference, auth, &progress).await;
+            let pulled = tokio::select! {
+                pulled = images.fetch(&reference, auth, &progress) => pulled,
+                never = progress.report() => match never {},
+            };
             let PullProgress { elapsed, bytes_done, .. } = progress.snapshot();
             if let Ok(image) = &pulled {
                 info!(image = %reference, id = %image.id, bytes = bytes_done, ms = elapsed.as_millis(), "pulled");
@@ -198,10 +217,8 @@ impl Images {
                 .records
                 .remove(&name)
                 .map_err(|(image, source)| RemoveError::Record { image, source })?;
-            if removed.is_some()
-                && let Err(error) = images.snapshots.collect(&images.records.layers())
-            {
-                warn!(error = %error::chain(&error), "layers of a removed image were not deleted");
+            if removed.is_some() {
+                images.layers.collect(|| images.records.layers());
             }
             Ok(removed)
         });
@@ -227,9 +244,9 @@ impl Images {
 
     /// Returns what the images take of the disk. From memory.
     pub fn fs_usage(&self) -> FsUsage {
-        let usage = self.snapshots.total_usage();
+        let usage = self.layers.snapshots().total_usage();
         FsUsage {
-            mountpoint: self.snapshots.root().to_owned(),
+            mountpoint: self.layers.snapshots().root().to_owned(),
             bytes: usage.bytes,
             inodes: usage.inodes,
         }

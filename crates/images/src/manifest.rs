@@ -12,6 +12,28 @@ use crate::{
     platform::{Named, Platform},
 };
 
+const INDEX_TYPES: [&str; 2] = [
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+];
+const MANIFEST_TYPES: [&str; 2] = [
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+];
+const SCHEMA1_TYPES: [&str; 2] = [
+    "application/vnd.docker.distribution.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v1+prettyjws",
+];
+/// What registries say that do not know what they serve.
+const VAGUE_TYPES: [&str; 4] =
+    ["", "application/json", "application/octet-stream", "binary/octet-stream"];
+/// Old versions of Docker pushed configurations as plain bytes.
+const CONFIG_TYPES: [&str; 3] = [
+    "application/vnd.oci.image.config.v1+json",
+    "application/vnd.docker.container.image.v1+json",
+    "application/octet-stream",
+];
+
 /// What a registry may answer a request for a manifest with.
 pub(crate) const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json, \
      application/vnd.oci.image.index.v1+json, \
@@ -77,41 +99,81 @@ fn bad(what: &str, reason: impl std::fmt::Display) -> PullError {
     PullError::InvalidImage { what: what.to_owned(), reason: one_line(&reason) }
 }
 
-/// Reads a manifest or an index.
+/// Reads a manifest or an index that came with the type `content_type`, which may be
+/// empty.
 ///
 /// # Errors
 /// Fails on what is neither, or both (CVE-2021-41190), or too large.
-pub(crate) fn parse(what: &str, bytes: &[u8], limits: &ImageLimits) -> Result<Document, PullError> {
+pub(crate) fn parse(
+    what: &str,
+    content_type: &str,
+    bytes: &[u8],
+    limits: &ImageLimits,
+) -> Result<Document, PullError> {
+    let announced = bare_type(content_type);
+    check_type(what, &announced)?;
     let raw: Raw =
         serde_json::from_slice(bytes).map_err(|e| bad(what, format!("not a manifest: {e}")))?;
+    let own = raw.media_type.as_deref().map(bare_type).unwrap_or_default();
     if raw.schema_version == 1 || raw.fs_layers.is_some() {
-        return Err(bad(
-            what,
-            "the image has the old schema 1, which is not supported: push it anew",
-        ));
+        return Err(schema1(what));
     }
     if raw.schema_version != 2 {
         return Err(bad(what, format!("unknown schema version {}", raw.schema_version)));
     }
-    let says_index =
-        raw.media_type.as_deref().map(|m| m.contains("index") || m.contains("manifest.list"));
+    check_type(what, &own)?;
+    let is_vague = |t: &str| VAGUE_TYPES.contains(&t);
+    if !is_vague(&own) && !is_vague(&announced) && own != announced {
+        return Err(bad(what, format!("it came as \"{announced}\" and says it is \"{own}\"")));
+    }
+    let kind = if is_vague(&announced) { own } else { announced };
+    classify(what, &kind, raw, limits)
+}
+
+/// Returns a type without its parameters, in lower case.
+fn bare_type(content_type: &str) -> String {
+    content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+fn schema1(what: &str) -> PullError {
+    bad(what, "the image has the old schema 1, which is not supported: push it anew")
+}
+
+fn check_type(what: &str, kind: &str) -> Result<(), PullError> {
+    if SCHEMA1_TYPES.contains(&kind) {
+        return Err(schema1(what));
+    }
+    let known = [&INDEX_TYPES[..], &MANIFEST_TYPES[..], &VAGUE_TYPES[..]].concat();
+    if known.contains(&kind) {
+        return Ok(());
+    }
+    Err(bad(what, format!("its type is \"{kind}\", which is no image's")))
+}
+
+/// The fields must be those of the one kind that the type says, where it says one.
+fn classify(what: &str, kind: &str, raw: Raw, limits: &ImageLimits) -> Result<Document, PullError> {
+    let limit = |of: &str, found: usize, limit: usize| {
+        let what = format!("the number of {of} of {what}");
+        if found <= limit {
+            return Ok(());
+        }
+        Err(PullError::LimitExceeded { what, limit: limit.to_string() })
+    };
     match (raw.layers, raw.config, raw.manifests) {
-        (Some(layers), Some(config), None) if says_index != Some(true) => {
-            if layers.len() > limits.max_layers {
-                return Err(PullError::LimitExceeded {
-                    what: format!("the number of layers of {what}"),
-                    limit: limits.max_layers.to_string(),
-                });
+        (Some(_), _, Some(_)) | (_, Some(_), Some(_)) => {
+            Err(bad(what, "it could be read as a manifest and as an index"))
+        }
+        (layers, Some(config), None) if !INDEX_TYPES.contains(&kind) => {
+            let layers = layers.unwrap_or_default();
+            limit("layers", layers.len(), limits.max_layers)?;
+            if !CONFIG_TYPES.contains(&config.media_type.as_str()) {
+                let kind = &config.media_type;
+                return Err(bad(what, format!("it is no image, but a \"{kind}\"")));
             }
             Ok(Document::Manifest(Manifest { config, layers }))
         }
-        (None, None, Some(manifests)) if says_index != Some(false) => {
-            if manifests.len() > MAX_INDEX_ENTRIES {
-                return Err(PullError::LimitExceeded {
-                    what: format!("the number of images in {what}"),
-                    limit: MAX_INDEX_ENTRIES.to_string(),
-                });
-            }
+        (None, None, Some(manifests)) if !MANIFEST_TYPES.contains(&kind) => {
+            limit("images", manifests.len(), MAX_INDEX_ENTRIES)?;
             Ok(Document::Index(manifests))
         }
         _ => Err(bad(what, "it is neither a manifest nor an index")),
@@ -127,7 +189,7 @@ pub(crate) fn choose<'a>(
     index: &'a [Descriptor],
     platform: &Platform,
 ) -> Result<&'a Descriptor, PullError> {
-    let ranked = index.iter().filter_map(|d| {
+    let ranked = index.iter().filter(|d| d.is_image()).filter_map(|d| {
         // An entry without a platform is for whoever takes it, but after all others.
         let rank = d.platform.as_ref().map_or(Some(usize::MAX), |named| platform.rank(named))?;
         Some((rank, d))
@@ -149,6 +211,15 @@ pub(crate) fn choose<'a>(
 }
 
 impl Descriptor {
+    /// Attestations and other artifacts stand in indexes beside the images.
+    pub fn is_image(&self) -> bool {
+        let kind = bare_type(&self.media_type);
+        let is_document =
+            INDEX_TYPES.contains(&kind.as_str()) || MANIFEST_TYPES.contains(&kind.as_str());
+        let annotations = self.annotations.as_ref();
+        is_document && annotations.is_none_or(|a| !a.contains_key("vnd.docker.reference.type"))
+    }
+
     /// How the media type says that the layer is compressed.
     ///
     /// # Errors
@@ -174,6 +245,8 @@ impl Descriptor {
 pub(crate) struct Config {
     pub image: ImageConfig,
     pub diff_ids: Vec<DiffId>,
+    /// For which machine the image is; empty where it does not say.
+    pub platform: Named,
 }
 
 #[derive(Deserialize)]
@@ -182,6 +255,8 @@ struct RawConfig {
     architecture: String,
     #[serde(default)]
     os: String,
+    #[serde(default)]
+    variant: Option<String>,
     #[serde(default)]
     config: Option<RawContainer>,
     rootfs: RawRootfs,
@@ -216,6 +291,11 @@ pub(crate) fn parse_config(what: &str, bytes: &[u8]) -> Result<Config, PullError
     if !raw.os.is_empty() && raw.os != "linux" {
         return Err(bad(what, format!("the image is for {}", raw.os)));
     }
+    let platform = Named {
+        os: "linux".to_owned(),
+        architecture: raw.architecture.clone(),
+        variant: raw.variant.unwrap_or_default(),
+    };
     let container = raw.config.unwrap_or_default();
     let image = ImageConfig {
         user: container.user.unwrap_or_default(),
@@ -235,115 +315,9 @@ pub(crate) fn parse_config(what: &str, bytes: &[u8]) -> Result<Config, PullError
         os: raw.os,
         architecture: raw.architecture,
     };
-    Ok(Config { image, diff_ids: raw.rootfs.diff_ids.unwrap_or_default() })
+    Ok(Config { image, diff_ids: raw.rootfs.diff_ids.unwrap_or_default(), platform })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn digest(n: u8) -> String {
-        Digest::from_bytes([n; 32]).to_string()
-    }
-
-    fn read(text: &str) -> Result<Document, PullError> {
-        parse("it", text.as_bytes(), &ImageLimits::default())
-    }
-
-    #[test]
-    fn documents_are_told_apart_and_confusion_is_refused() {
-        let d = format!(r#"{{"mediaType":"x","digest":"{}","size":1}}"#, digest(1));
-        let manifest = format!(r#"{{"schemaVersion":2,"config":{d},"layers":[{d}]}}"#);
-        assert!(matches!(read(&manifest).unwrap(), Document::Manifest(m) if m.layers.len() == 1));
-        let index = format!(r#"{{"schemaVersion":2,"manifests":[{d}]}}"#);
-        assert!(matches!(read(&index).unwrap(), Document::Index(i) if i.len() == 1));
-        let long = format!(
-            r#"{{"schemaVersion":2,"config":{d},"layers":[{}]}}"#,
-            vec![d.as_str(); 501].join(",")
-        );
-        for refused in [
-            "<html>not found</html>",
-            "[]",
-            "{}",
-            r#"{"schemaVersion":2}"#,
-            r#"{"schemaVersion":1,"fsLayers":[]}"#,
-            &format!(r#"{{"schemaVersion":2,"config":{d},"layers":[],"manifests":[]}}"#),
-            &format!(
-                r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","config":{d},"layers":[]}}"#
-            ),
-            &format!(
-                r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","manifests":[{d}]}}"#
-            ),
-            r#"{"schemaVersion":2,"manifests":[{"digest":"sha256:../../x","size":1}]}"#,
-            &long,
-        ] {
-            assert!(read(refused).is_err(), "{refused:.100}");
-        }
-    }
-
-    #[test]
-    fn the_best_platform_is_chosen() {
-        let entry = |n: u8, platform: Option<(&str, &str)>| Descriptor {
-            media_type: String::new(),
-            digest: Digest::from_bytes([n; 32]),
-            size: 1,
-            platform: platform.map(|(os, architecture)| Named {
-                os: os.into(),
-                architecture: architecture.into(),
-                variant: String::new(),
-            }),
-            annotations: None,
-        };
-        let amd64 = Platform::of("amd64", &["v1"]);
-        let index = [
-            entry(1, None),
-            entry(2, Some(("linux", "arm64"))),
-            entry(3, Some(("linux", "amd64"))),
-        ];
-        assert_eq!(choose("x", &index, &amd64).unwrap().digest, Digest::from_bytes([3; 32]));
-        assert_eq!(choose("x", &index[..2], &amd64).unwrap().digest, Digest::from_bytes([1; 32]));
-        let error = choose("x", &index[1..2], &amd64).unwrap_err().to_string();
-        assert!(error.contains("linux/arm64") && error.contains("linux/amd64"), "{error}");
-    }
-
-    #[test]
-    fn media_types_tell_the_compression() {
-        for (kind, expected) in [
-            ("application/vnd.oci.image.layer.v1.tar", Some(Compression::None)),
-            ("application/vnd.oci.image.layer.v1.tar+gzip", Some(Compression::Gzip)),
-            ("application/vnd.oci.image.layer.v1.tar+zstd", Some(Compression::Zstd)),
-            (
-                "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
-                Some(Compression::Gzip),
-            ),
-            ("application/vnd.docker.image.rootfs.diff.tar.gzip", Some(Compression::Gzip)),
-            ("application/vnd.docker.image.rootfs.diff.tar", Some(Compression::None)),
-            ("text/html", None),
-            ("", None),
-        ] {
-            let d = Descriptor {
-                media_type: kind.into(),
-                digest: Digest::from_bytes([0; 32]),
-                size: 0,
-                platform: None,
-                annotations: None,
-            };
-            assert_eq!(d.compression().ok(), expected, "{kind}");
-        }
-    }
-
-    #[test]
-    fn a_configuration_with_nulls_is_read_and_bare_names_leave_the_environment() {
-        let text = format!(
-            r#"{{"os":"linux","architecture":"amd64","rootfs":{{"diff_ids":["{}"]}},
-                "config":{{"Env":["A=b","NOEQ","*","=x"],"Cmd":null,"Volumes":{{"/v":{{}}}},"User":"1:2"}}}}"#,
-            digest(1)
-        );
-        let config = parse_config("it", text.as_bytes()).unwrap();
-        assert_eq!(config.image.env, ["A=b"]);
-        assert_eq!(config.image.volumes, ["/v"]);
-        assert_eq!(config.diff_ids.len(), 1);
-        assert!(parse_config("it", br#"{"os":"windows","rootfs":{}}"#).is_err());
-        assert!(parse_config("it", br#"{"os":"linux"}"#).is_err());
-    }
-}
+#[path = "manifest_tests.rs"]
+mod tests;

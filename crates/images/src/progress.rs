@@ -5,6 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// How often a pull that runs is in the log.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+
 /// How far one pull is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PullProgress {
@@ -56,9 +59,31 @@ impl Tracker {
         self.bytes_done.fetch_add(bytes, Relaxed);
     }
 
+    /// Takes bytes back that came in vain.
+    pub fn take_back(&self, bytes: u64) {
+        self.bytes_done.fetch_sub(bytes, Relaxed);
+    }
+
     /// Counts a layer that is there.
     pub fn add_layer(&self) {
         self.layers_done.fetch_add(1, Relaxed);
+    }
+
+    /// Says in the log, every so often, how far the pull is; never ends.
+    pub async fn report(&self) -> std::convert::Infallible {
+        loop {
+            tokio::time::sleep(REPORT_INTERVAL).await;
+            let now = self.snapshot();
+            tracing::info!(
+                image = %now.reference,
+                layers = now.layers_done,
+                layers_total = now.layers_total,
+                bytes = now.bytes_done,
+                bytes_total = now.bytes_total,
+                s = now.elapsed.as_secs(),
+                "pulling"
+            );
+        }
     }
 
     pub fn snapshot(&self) -> PullProgress {

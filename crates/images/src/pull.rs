@@ -2,18 +2,20 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use snapshots::LayerPin;
 use tokio::task::JoinSet;
+use tracing::Instrument as _;
 use types::{Digest, Image, ImageId};
 
 use crate::{
     Auth, Images, PullError,
-    client::Registry,
-    hosts,
-    layer::{self, Wanted, check_digest, digest_of},
+    error::one_line,
+    fetch, hosts,
+    layer::{Wanted, check_digest, digest_of},
     manifest::{self, Config, Descriptor, Document, Manifest},
     progress::Tracker,
     reference::{Reference, Version},
+    registry::{Fetched, Registry, Request},
 };
 
 /// How many documents lie between a name and a manifest at most: an index in an index
@@ -37,13 +39,13 @@ impl Images {
             Arc::new(Registry::new(self.connections.clone(), reference.clone(), hosts, auth));
         let found = self.resolve(&registry).await?;
         let config = self.config(&registry, &found.manifest.config).await?;
+        self.check_platform(reference, &found, &config)?;
         let wanted = self.layers(&found.manifest, &config)?;
         progress.expect(wanted.len(), wanted.iter().map(|w| w.descriptor.size).sum());
-        let pin = self.snapshots.pin(&config.diff_ids);
+        let pin = self.layers.pin(&config.diff_ids);
+        self.check_space(reference, &wanted)?;
         self.fetch_layers(&registry, wanted, progress).await?;
-        let added = self.add(image_of(reference, &found, &config)).await;
-        drop(pin);
-        added
+        self.add(image_of(reference, &found, &config), pin).await
     }
 
     /// Follows the name to a manifest, through indexes.
@@ -58,30 +60,29 @@ impl Images {
             Version::Digest(digest) => Some((*digest, None)),
         };
         let mut top = None;
+        let mut unnamed = false;
         for _ in 0..MAX_DEPTH {
+            let (path, wanted) = (format!("manifests/{named}"), expected);
             let what = format!("manifest {named} of {}", reference.repository());
-            let limit =
-                usize::try_from(self.options.limits.max_manifest_bytes).unwrap_or(usize::MAX);
-            let wanted = expected;
-            let bytes = registry
-                .document(
-                    &format!("manifests/{named}"),
-                    &what,
-                    manifest::ACCEPT,
-                    limit,
-                    expected.is_none(),
-                    |bytes| check_document(&what, bytes, wanted),
-                )
+            let request = Request { path: &path, what: &what, accept: manifest::ACCEPT, from: 0 };
+            let limits = &self.options.limits;
+            let by_tag = expected.is_none();
+            let (digest, document) = registry
+                .document(request, limits.max_manifest_bytes, by_tag, |fetched| {
+                    let digest = check_document(&what, &fetched.bytes, wanted)?;
+                    let Fetched { content_type, bytes } = fetched;
+                    Ok((digest, manifest::parse(&what, content_type, bytes, limits)?))
+                })
                 .await?;
-            let digest = digest_of(&bytes);
             top.get_or_insert(digest);
-            match manifest::parse(&what, &bytes, &self.options.limits)? {
+            match document {
                 Document::Manifest(manifest) => {
-                    return Ok(Found { manifest, named: top.unwrap_or(digest), digest });
+                    return Ok(Found { manifest, named: top.unwrap_or(digest), digest, unnamed });
                 }
                 Document::Index(entries) => {
                     let chosen =
                         manifest::choose(&reference.to_string(), &entries, &self.options.platform)?;
+                    unnamed = chosen.platform.is_none();
                     named = chosen.digest.to_string();
                     expected = Some((chosen.digest, Some(chosen.size)));
                 }
@@ -104,14 +105,55 @@ impl Images {
             return Err(PullError::LimitExceeded { what, limit: format!("{limit} bytes") });
         }
         let path = format!("blobs/{}", descriptor.digest);
+        let request = Request { path: &path, what: &what, accept: "*/*", from: 0 };
         let expected = Some((descriptor.digest, Some(descriptor.size)));
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let bytes = registry
-            .document(&path, &what, "*/*", limit, false, |bytes| {
-                check_document(&what, bytes, expected)
+        registry
+            .document(request, limit, false, |fetched| {
+                check_document(&what, &fetched.bytes, expected)?;
+                manifest::parse_config(&what, &fetched.bytes)
             })
-            .await?;
-        manifest::parse_config(&what, &bytes)
+            .await
+    }
+
+    /// An index's entry that names no platform is taken on trust, and may then be for
+    /// another machine. An image that stands alone was asked for as it is.
+    fn check_platform(
+        &self,
+        reference: &Reference,
+        found: &Found,
+        config: &Config,
+    ) -> Result<(), PullError> {
+        let named = &config.platform;
+        if named.architecture.is_empty() || self.options.platform.rank(named).is_some() {
+            return Ok(());
+        }
+        if found.unnamed {
+            return Err(PullError::NoPlatform {
+                reference: reference.to_string(),
+                wanted: self.options.platform.to_string(),
+                offered: one_line(named),
+            });
+        }
+        tracing::warn!(image = %reference, platform = %one_line(named), "the image is for another machine");
+        Ok(())
+    }
+
+    /// Fails before the first byte where the disk cannot hold what is to come.
+    fn check_space(&self, reference: &Reference, wanted: &[Wanted]) -> Result<(), PullError> {
+        let missing = wanted.iter().filter(|layer| !self.layers.has(&layer.diff_id));
+        let needed = missing.fold(0_u64, |sum, layer| sum.saturating_add(layer.descriptor.size));
+        // What the kernel does not tell is found out by writing.
+        let Ok(disk) = self.layers.snapshots().filesystem() else { return Ok(()) };
+        if needed <= disk.available_bytes {
+            return Ok(());
+        }
+        Err(PullError::NoSpace {
+            what: reference.to_string(),
+            reason: format!(
+                "its layers have {needed} bytes even when compressed, {} are free",
+                disk.available_bytes
+            ),
+        })
     }
 
     /// Pairs layers with their diff IDs.
@@ -160,14 +202,14 @@ impl Images {
         let mut running = JoinSet::new();
         let mut waiting = wanted.into_iter();
         loop {
-            while running.len() < self.options.max_parallel_layers {
+            while running.len() < self.options.max_parallel_layers.max(1) {
                 let Some(layer) = waiting.next() else { break };
                 let (images, registry, progress) =
                     (self.clone(), registry.clone(), progress.clone());
-                let timeout = self.connections.options().progress_timeout;
-                running.spawn(async move {
-                    layer::fetch(&registry, &images.snapshots, layer, &progress, timeout).await
-                });
+                running.spawn(
+                    async move { fetch::fetch(&images, &registry, layer, &progress).await }
+                        .in_current_span(),
+                );
             }
             match running.join_next().await {
                 None => return Ok(()),
@@ -179,11 +221,20 @@ impl Images {
         }
     }
 
-    /// Adds an image whose layers are all there.
-    pub(crate) async fn add(self: &Arc<Self>, image: Image) -> Result<Arc<Image>, PullError> {
+    /// Adds an image whose layers are all there, and held until it has its record.
+    pub(crate) async fn add(
+        self: &Arc<Self>,
+        image: Image,
+        pin: LayerPin,
+    ) -> Result<Arc<Image>, PullError> {
         let images = self.clone();
         let id = image.id;
-        tokio::task::spawn_blocking(move || images.records.add(image))
+        let add = move || {
+            let added = images.records.add(image);
+            images.layers.release(pin);
+            added
+        };
+        tokio::task::spawn_blocking(add)
             .await
             .map_err(|_| PullError::Aborted { reference: id.to_string() })?
             .map_err(|e| PullError::store(format!("record image {id}"), &e))
@@ -196,20 +247,23 @@ struct Found {
     /// What the name stands for: the index's digest where there is one.
     named: Digest,
     digest: Digest,
+    /// The index does not say for which platform it is.
+    unnamed: bool,
 }
 
 fn check_document(
     what: &str,
-    bytes: Bytes,
+    bytes: &[u8],
     expected: Option<(Digest, Option<u64>)>,
-) -> Result<Bytes, PullError> {
-    let Some((digest, size)) = expected else { return Ok(bytes) };
+) -> Result<Digest, PullError> {
+    let digest = digest_of(bytes);
+    let Some((expected, size)) = expected else { return Ok(digest) };
     let actual = bytes.len() as u64;
     if let Some(expected) = size.filter(|size| *size != actual) {
         return Err(PullError::SizeMismatch { what: what.to_owned(), expected, actual });
     }
-    check_digest(what.to_owned(), digest, digest_of(&bytes))?;
-    Ok(bytes)
+    check_digest(what.to_owned(), expected, digest)?;
+    Ok(digest)
 }
 
 fn image_of(reference: &Reference, found: &Found, config: &Config) -> Image {

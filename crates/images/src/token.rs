@@ -1,16 +1,18 @@
 //! Authentication towards a registry: what it asks for, and the token server's answer.
 
-use reqwest::{Client, Url, header::HeaderValue};
+use reqwest::{Url, header::HeaderValue};
 use serde::Deserialize;
 
 use crate::{
     PullError,
+    answer::{Failure, Origin},
     auth::Credentials,
-    client::{Request, registry_text, unavailable},
+    client::Clients,
+    error::one_line,
 };
 
 /// The most bytes of a token server's answer.
-const MAX_TOKEN_BYTES: usize = 256 << 10;
+const MAX_TOKEN_BYTES: u64 = 256 << 10;
 
 /// What a registry asks for (RFC 9110, section 11.6.1; Docker's token specification).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,24 +63,27 @@ struct Answer {
     access_token: Option<String>,
 }
 
-/// Gets a token for a request.
+/// Gets the header that answers a challenge; `None` where these credentials have none.
 ///
 /// # Errors
 /// Fails where the token server cannot be used, or refuses.
 pub(crate) async fn fetch(
-    client: &Client,
+    clients: &Clients,
     registry: &Url,
     challenge: &Challenge,
+    scope: &str,
     credentials: &Credentials,
-    request: &Request<'_>,
-) -> Result<Option<HeaderValue>, PullError> {
-    let Challenge::Bearer { realm, service, scope } = challenge else {
+    origin: &Origin<'_>,
+) -> Result<Option<HeaderValue>, Failure> {
+    let Challenge::Bearer { realm, service, scope: asked } = challenge else {
         return Ok(basic(credentials));
     };
-    let failed = |message: String| PullError::Registry {
-        host: registry.authority().to_owned(),
-        step: "authenticate".to_owned(),
-        message,
+    let failed = |message: String| {
+        Failure::last(PullError::Registry {
+            host: origin.host.to_owned(),
+            step: "authenticate".to_owned(),
+            message: one_line(&message),
+        })
     };
     let url: Url = realm
         .parse()
@@ -89,52 +94,56 @@ pub(crate) async fn fetch(
     if !scheme_is_good {
         return Err(failed(format!("its token server {} is not one of https", url.authority())));
     }
-    let scope = scope.clone().unwrap_or_else(|| request.scope.to_owned());
-    let service = service.clone().unwrap_or_default();
+    let scope = asked.as_deref().unwrap_or(scope);
+    let service = service.as_deref().unwrap_or_default();
     let query = match credentials {
-        Credentials::Identity(token) => client.post(url.clone()).form(&[
+        Credentials::Identity(token) => clients.staying.post(url.clone()).form(&[
             ("grant_type", "refresh_token"),
-            ("service", service.as_str()),
+            ("service", service),
             ("client_id", "corten"),
-            ("scope", scope.as_str()),
+            ("scope", scope),
             ("refresh_token", token.as_str()),
         ]),
-        Credentials::Basic { username, password } => {
-            client.get(with_query(&url, &service, &scope)).basic_auth(username, Some(password))
-        }
+        Credentials::Basic { username, password } => clients
+            .following
+            .get(with_query(&url, service, scope))
+            .basic_auth(username, Some(password)),
         Credentials::Anonymous | Credentials::Bearer(_) => {
-            client.get(with_query(&url, &service, &scope))
+            clients.following.get(with_query(&url, service, scope))
         }
     };
-    let answer = query.send().await.map_err(|e| unavailable(url.authority(), "get a token", &e))?;
-    let status = answer.status();
-    let body =
-        crate::client::read_all(answer, MAX_TOKEN_BYTES, url.authority(), request.progress_timeout)
-            .await?;
-    if !status.is_success() {
-        return Err(refused(&url, request, status.as_u16(), &body));
+    let name = match (url.host_str().unwrap_or_default(), url.port()) {
+        (host, Some(port)) => format!("{host}:{port}"),
+        (host, None) => host.to_owned(),
+    };
+    let what = format!("a token for {}", origin.what);
+    let origin = Origin { host: &name, what: &what, patience: origin.patience };
+    let answer = origin.send(query).await?;
+    if !answer.status().is_success() {
+        return Err(denied(origin.refused(answer).await));
     }
+    let body = origin.read_all(answer, MAX_TOKEN_BYTES).await?;
     let token: Answer = serde_json::from_slice(&body)
-        .map_err(|e| failed(format!("its token server's answer: {e}")))?;
-    let token = token
-        .token
-        .or(token.access_token)
+        .map_err(|e| failed(format!("its token server's answer is malformed: {e}")))?;
+    let token = [token.token, token.access_token]
+        .into_iter()
+        .flatten()
+        .find(|token| !token.is_empty())
         .ok_or_else(|| failed("its token server gave no token".to_owned()))?;
-    bearer(&token)
-        .map(Some)
-        .ok_or_else(|| failed("its token server's token is no header".to_owned()))
+    let header = bearer(&token);
+    header.map(Some).ok_or_else(|| failed("its token server's token is no header".to_owned()))
 }
 
-fn refused(url: &Url, request: &Request<'_>, status: u16, body: &[u8]) -> PullError {
-    let host = url.authority().to_owned();
-    let message = registry_text(body);
-    match status {
-        429 | 500.. => PullError::RegistryUnavailable {
-            host,
-            step: "get a token".to_owned(),
-            reason: format!("status {status}: {message}"),
-        },
-        _ => PullError::Unauthorized { host, what: request.what.to_owned(), status, message },
+/// Token servers refuse with any status of 4xx: all mean that these credentials do not do.
+fn denied(failure: Failure) -> Failure {
+    match failure.error {
+        PullError::NotFound { host, what, message } => {
+            Failure::last(PullError::Unauthorized { host, what, status: 404, message })
+        }
+        PullError::Registry { host, step, message } => {
+            Failure::last(PullError::Unauthorized { host, what: step, status: 400, message })
+        }
+        error => Failure { error, again: failure.again },
     }
 }
 

@@ -24,7 +24,7 @@ pub(crate) fn run(launch: &ContainerLaunch<'_>, token: &ChildToken, voice: &Voic
 
 fn set_up(launch: &ContainerLaunch<'_>, token: &ChildToken, voice: &Voice) -> Done<Infallible> {
     process::isolate()?;
-    stdio::take(&launch.stdio, token, &[voice.as_fd()])?;
+    let nulls = stdio::take(&launch.stdio, token, &[voice.as_fd()])?;
     let spec = spec::load(&launch.bundle)?;
     let process = spec::process_of(&spec)?;
     stdio::give_to_user(&launch.stdio, process)?;
@@ -34,7 +34,7 @@ fn set_up(launch: &ContainerLaunch<'_>, token: &ChildToken, voice: &Voice) -> Do
     let view = mounts::HostView::take(&spec)?;
     let plan = Plan::of(&spec)?;
     namespaces::enter(&plan)?;
-    let mut sources = mounts::Sources::open_shared(&spec, &view)?;
+    let mut sources = mounts::Sources::open_shared(&spec)?;
     namespaces::detach_mounts()?;
     namespaces::set_names(&spec, &plan)?;
 
@@ -50,6 +50,7 @@ fn set_up(launch: &ContainerLaunch<'_>, token: &ChildToken, voice: &Voice) -> Do
     rootfs::finish(&spec, &root)?;
     let proc = sysctl::fresh_proc()?;
     sysctl::set_of_container(&spec, &plan, &proc)?;
+    stdio::use_containers_null(nulls, &root, &proc)?;
     pivot::enter(&root)?;
 
     if matches!(launch.stdio, Stdio::Terminal) {

@@ -47,7 +47,7 @@ fn set_up(launch: &ExecLaunch<'_>, token: &ChildToken, voice: &Voice) -> Done<In
     // The copy must not lie at 0, 1 or 2, which are about to be replaced.
     let init = rustix::io::fcntl_dupfd_cloexec(launch.init_pidfd, 3)
         .during(Step::Stdio, "failed to duplicate a descriptor")?;
-    stdio::take(&launch.stdio, token, &[voice.as_fd(), init.as_fd()])?;
+    let nulls = stdio::take(&launch.stdio, token, &[voice.as_fd(), init.as_fd()])?;
     let process = spec::parse_process(&launch.process)?;
     let spec = spec::load_unchecked(&launch.bundle)?;
     stdio::give_to_user(&launch.stdio, &process)?;
@@ -61,6 +61,7 @@ fn set_up(launch: &ExecLaunch<'_>, token: &ChildToken, voice: &Voice) -> Done<In
     let root = rustix::fs::open(Path::new("/"), flags, Mode::empty())
         .during(Step::Namespace, "failed to open the container's root")?;
     let proc = sysctl::fresh_proc()?;
+    stdio::use_containers_null(nulls, &root, &proc)?;
     if matches!(launch.stdio, Stdio::Terminal) {
         console::hand_over(console::open(&root, &process)?, voice)?;
     }

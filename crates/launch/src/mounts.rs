@@ -24,21 +24,27 @@ pub(crate) struct HostView {
 }
 
 impl HostView {
-    /// Reads only what the spec's mounts need.
+    /// Reads only what the spec's mounts need, and checks those that take part in propagation.
     pub(crate) fn take(spec: &Spec) -> Done<Self> {
         let mut view = Self::default();
         let mounts: &[Mount] = spec.mounts().as_deref().unwrap_or_default();
         let has_cgroup = mounts.iter().any(is_cgroup);
-        let mut propagates = false;
+        let mut propagating = Vec::new();
         for mount in mounts {
             let options = Options::of(mount)?;
-            propagates |= options.bind.is_some() && needs_peer(&options);
+            if options.bind.is_some() && needs_peer(&options) {
+                propagating.push((source_of(mount)?, options));
+            }
         }
         if has_cgroup {
             view.cgroups = read("/proc/self/cgroup")?;
         }
-        if has_cgroup || propagates {
+        if has_cgroup || !propagating.is_empty() {
             view.table = mount_table::parse(&read("/proc/self/mountinfo")?);
+        }
+        // Now, because a mount's number is another one in the child's own namespace.
+        for (source, options) in propagating {
+            check_propagation(source, &options, &view)?;
         }
         Ok(view)
     }
@@ -49,17 +55,13 @@ impl HostView {
 pub(crate) struct Sources(BTreeMap<usize, OwnedFd>);
 
 impl Sources {
-    pub(crate) fn open_shared(spec: &Spec, view: &HostView) -> Done<Self> {
+    pub(crate) fn open_shared(spec: &Spec) -> Done<Self> {
         let mut sources = Self::default();
         for (index, mount) in spec.mounts().iter().flatten().enumerate() {
             let options = Options::of(mount)?;
             let Some(bind) = options.bind else { continue };
-            if !needs_peer(&options) {
-                continue;
-            }
-            let source = source_of(mount)?;
-            check_propagation(source, &options, view)?;
             if options.propagation() == Some(Propagation::Shared) {
+                let source = source_of(mount)?;
                 let tree = filesystem::clone_path(source, bind == Bind::Recursive).during_on(
                     Step::Mount,
                     "failed to open the mount source",

@@ -40,30 +40,32 @@ pub(crate) fn mask(spec: &Spec, root: &OwnedFd) -> Done {
     if paths.is_empty() {
         return Ok(());
     }
-    let mut covers = Covers { null: stdio::open_null()?, empty: None };
+    let mut covers = Covers { empty: None };
     for path in paths.iter().map(Path::new) {
         let during = "failed to mask";
         let Some(target) = open(root, path).during_on(Step::MaskedPath, during, path)? else {
             continue;
         };
-        covers.put(&target).during_on(Step::MaskedPath, during, path)?;
+        let kind = rustix::fs::fstat(&target).during_on(Step::MaskedPath, during, path)?.st_mode;
+        let cover = if FileType::from_raw_mode(kind) == FileType::Directory {
+            covers.of_directory(&target)
+        } else {
+            // Read-only, because the node behind it is the host's.
+            let cover = stdio::null_mount()?;
+            filesystem::attach(cover.as_fd(), target.as_fd())
+        };
+        cover.during_on(Step::MaskedPath, during, path)?;
     }
     Ok(())
 }
 
 struct Covers {
-    null: OwnedFd,
     /// The first cover of a directory, from which the others are copied: one file system does.
     empty: Option<OwnedFd>,
 }
 
 impl Covers {
-    fn put(&mut self, target: &OwnedFd) -> io::Result<()> {
-        let kind = FileType::from_raw_mode(rustix::fs::fstat(target)?.st_mode);
-        if kind != FileType::Directory {
-            let tree = filesystem::clone_handle(&self.null, false)?;
-            return filesystem::attach(tree.as_fd(), target.as_fd());
-        }
+    fn of_directory(&mut self, target: &OwnedFd) -> io::Result<()> {
         if let Some(empty) = &self.empty {
             let tree = filesystem::clone_handle(empty, false)?;
             return filesystem::attach(tree.as_fd(), target.as_fd());

@@ -1,19 +1,23 @@
 //! Descriptors 0, 1 and 2, and the end of all others.
 
-use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use oci_spec::runtime::Process;
 use rustix::fs::{FileType, Mode, OFlags, Uid};
 use sys::clone::ChildToken;
+use sys::mount::{ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, MountAttr, Propagation};
 
 use crate::step::{Done, During};
-use crate::{ChildFailure, Stdio, Step};
+use crate::{ChildFailure, Stdio, Step, filesystem};
+
+/// Which of the three are the null device.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Nulls([bool; 3]);
 
 /// Puts the wanted descriptors at 0, 1 and 2 and closes all that came from the parent, other
 /// than `keep`.
-pub(crate) fn take(stdio: &Stdio<'_>, token: &ChildToken, keep: &[BorrowedFd<'_>]) -> Done {
+pub(crate) fn take(stdio: &Stdio<'_>, token: &ChildToken, keep: &[BorrowedFd<'_>]) -> Done<Nulls> {
     let wanted = match *stdio {
         Stdio::Pipes { stdin, stdout, stderr } => [stdin, stdout, stderr],
         // The terminal is made later, in the container.
@@ -22,13 +26,49 @@ pub(crate) fn take(stdio: &Stdio<'_>, token: &ChildToken, keep: &[BorrowedFd<'_>
     let null = open_null()?;
     // All are duplicated first, above 2: one that is wanted may itself lie at 0, 1 or 2.
     let mut duplicates = Vec::with_capacity(wanted.len());
-    for fd in wanted {
-        let fd = rustix::io::fcntl_dupfd_cloexec(fd.unwrap_or(null.as_fd()), FIRST_OTHER);
+    let mut nulls = Nulls([false; 3]);
+    for (fd, is_replaced) in wanted.into_iter().zip(&mut nulls.0) {
+        let fd = match fd {
+            Some(fd) if !is_null(fd)? => fd,
+            _ => {
+                *is_replaced = true;
+                null.as_fd()
+            }
+        };
+        let fd = rustix::io::fcntl_dupfd_cloexec(fd, FIRST_OTHER);
         duplicates.push(fd.during(Step::Stdio, "failed to duplicate a descriptor")?);
     }
     put(&duplicates)?;
     drop((null, duplicates));
-    sys::fds::close_inherited(token, keep).during(Step::Stdio, "failed to close descriptors")
+    sys::fds::close_inherited(token, keep).during(Step::Stdio, "failed to close descriptors")?;
+    Ok(nulls)
+}
+
+/// Uses the container's own null device where it has one, as its programs expect to find it.
+///
+/// `proc` is a procfs of ours: by it the node is opened after it was verified, and no other one.
+pub(crate) fn use_containers_null(nulls: Nulls, root: &OwnedFd, proc: &OwnedFd) -> Done {
+    let Ok(node) = sys::root::open(root, Path::new("/dev/null"), OFlags::PATH) else {
+        return Ok(());
+    };
+    if !nulls.0.contains(&true) || !is_null(&node)? {
+        return Ok(());
+    }
+    let path = format!("self/fd/{}", node.as_raw_fd());
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    let Ok(null) = rustix::fs::openat(proc, path, flags, Mode::empty()) else { return Ok(()) };
+    let during = "failed to use the container's null device";
+    let [stdin, stdout, stderr] = nulls.0;
+    if stdin {
+        rustix::stdio::dup2_stdin(&null).during(Step::Stdio, during)?;
+    }
+    if stdout {
+        rustix::stdio::dup2_stdout(&null).during(Step::Stdio, during)?;
+    }
+    if stderr {
+        rustix::stdio::dup2_stderr(&null).during(Step::Stdio, during)?;
+    }
+    Ok(())
 }
 
 /// Puts one terminal at 0, 1 and 2.
@@ -58,19 +98,33 @@ pub(crate) fn give_to_user(stdio: &Stdio<'_>, process: &Process) -> Done {
     Ok(())
 }
 
-/// Opens the machine's `/dev/null` and makes sure that it is that device.
+/// Opens the machine's `/dev/null`, verified, through a read-only mount of its own: whoever gets
+/// the descriptor can use the device and cannot change the node, which is the host's.
 pub(crate) fn open_null() -> Done<OwnedFd> {
-    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let file = rustix::fs::open("/dev/null", flags, Mode::empty())
-        .during(Step::Stdio, "failed to open /dev/null")?;
-    let file = File::from(file);
-    let metadata = file.metadata().during(Step::Stdio, "failed to look at /dev/null")?;
-    let is_null = metadata.file_type().is_char_device()
-        && metadata.rdev() == rustix::fs::makedev(NULL_MAJOR, NULL_MINOR);
-    if !is_null {
+    let during = "failed to open /dev/null";
+    let tree = null_mount()?;
+    let path = format!("/proc/self/fd/{}", tree.as_raw_fd());
+    rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .during(Step::Stdio, during)
+}
+
+/// A read-only mount of the machine's `/dev/null`, attached nowhere.
+pub(crate) fn null_mount() -> Done<OwnedFd> {
+    let during = "failed to open /dev/null";
+    let tree = filesystem::clone_path(Path::new("/dev/null"), false).during(Step::Stdio, during)?;
+    if !is_null(&tree)? {
         return Err(ChildFailure::new(Step::Stdio, "/dev/null is not the null device"));
     }
-    Ok(file.into())
+    let set = ATTR_RDONLY | ATTR_NOSUID | ATTR_NOEXEC;
+    let attr = MountAttr { set, propagation: Some(Propagation::Private), ..MountAttr::default() };
+    sys::mount::set_attributes(&tree, attr, false).during(Step::Stdio, during)?;
+    Ok(tree)
+}
+
+fn is_null(fd: impl AsFd) -> Done<bool> {
+    let stat = rustix::fs::fstat(fd).during(Step::Stdio, "failed to look at a descriptor")?;
+    Ok(FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && stat.st_rdev == rustix::fs::makedev(NULL_MAJOR, NULL_MINOR))
 }
 
 const NULL_MAJOR: u32 = 1;

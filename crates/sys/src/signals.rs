@@ -10,9 +10,9 @@ use std::ptr;
 /// # Errors
 /// The kernel's.
 pub fn reset() -> io::Result<()> {
-    for signal in 1..=libc::SIGRTMAX() {
+    for signal in 1..=LAST_SIGNAL {
         if signal != libc::SIGKILL && signal != libc::SIGSTOP {
-            set_disposition(signal, libc::SIG_DFL)?;
+            set_default(signal)?;
         }
     }
     let mut none = MaybeUninit::<libc::sigset_t>::uninit();
@@ -26,12 +26,39 @@ pub fn reset() -> io::Result<()> {
     Ok(())
 }
 
+/// The highest signal of Linux on every architecture that we build for.
+const LAST_SIGNAL: libc::c_int = 64;
+
+/// The C library hides two signals, which may have come to us ignored; a container would keep
+/// them so.
+fn set_default(signal: libc::c_int) -> io::Result<()> {
+    // The kernel's `struct sigaction`: action, flags, restorer, mask. All zero is the default
+    // action, in whichever order an architecture has them.
+    let default = [0_u64; 4];
+    // SAFETY: the structure is of the kernel's size, the mask of 8 bytes included, and outlives
+    // the call; the old action is not asked for. No code of ours becomes a handler.
+    crate::check(unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigaction,
+            signal,
+            default.as_ptr(),
+            ptr::null_mut::<u64>(),
+            size_of::<u64>(),
+        )
+    })?;
+    Ok(())
+}
+
 /// Has the kernel reap every child of the calling process, adopted ones included.
 ///
 /// # Errors
 /// The kernel's.
 pub fn reap_automatically() -> io::Result<()> {
-    set_disposition(libc::SIGCHLD, libc::SIG_IGN)
+    // SAFETY: no code of ours becomes a handler.
+    if unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) } == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// Waits until a signal kills the process.
@@ -40,19 +67,6 @@ pub fn wait_for_death() -> ! {
         // SAFETY: takes no argument.
         unsafe { libc::pause() };
     }
-}
-
-fn set_disposition(signal: libc::c_int, action: libc::sighandler_t) -> io::Result<()> {
-    // SAFETY: SIG_DFL and SIG_IGN are the only actions given, so no code of ours runs in a
-    // handler. The C library refuses the two signals that it keeps to itself, which programs
-    // start anew anyway.
-    if unsafe { libc::signal(signal, action) } == libc::SIG_ERR {
-        let error = io::Error::last_os_error();
-        if error.raw_os_error() != Some(libc::EINVAL) {
-            return Err(error);
-        }
-    }
-    Ok(())
 }
 
 /// Blocks SIGCHLD for the calling thread, ignores what a terminal or a broken pipe sends,

@@ -307,9 +307,10 @@ pub fn read_link(path: impl AsRef<Path>) -> String {
     fs::read_link(path).expect("read").to_string_lossy().into_owned()
 }
 
-const APPLETS: [&str; 24] = [
-    "sh", "cat", "ls", "id", "pwd", "env", "grep", "stat", "sleep", "echo", "readlink", "mount",
-    "hostname", "touch", "mkdir", "rm", "test", "true", "kill", "ps", "tty", "head", "wc", "stty",
+const APPLETS: [&str; 26] = [
+    "chmod", "chown", "sh", "cat", "ls", "id", "pwd", "env", "grep", "stat", "sleep", "echo",
+    "readlink", "mount", "hostname", "touch", "mkdir", "rm", "test", "true", "kill", "ps", "tty",
+    "head", "wc", "stty",
 ];
 
 const DEFAULT_CAPABILITIES: [&str; 5] =
@@ -350,7 +351,7 @@ fn default_spec() -> Value {
                 {"type": "pid"}, {"type": "mount"}, {"type": "ipc"}, {"type": "uts"},
                 {"type": "network"}, {"type": "cgroup"},
             ],
-            "maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/acpi", "/proc/scsi",
+            "maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/version", "/proc/acpi", "/proc/scsi",
                 "/sys/firmware", "/proc/not-there"],
             "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
                 "/proc/sysrq-trigger"],

@@ -179,7 +179,7 @@ fn devices_are_there() {
     let outcome = bench.run(
         "stat -c '%n %t:%T %a %u:%g' /dev/null /dev/zero /dev/full /dev/random /dev/urandom \
             /dev/tty /dev/net/tun
-         readlink /dev/fd /dev/stdin /dev/stdout /dev/stderr /dev/ptmx; test -p /dev/pipe && echo p
+         for l in fd stdin stdout stderr ptmx; do readlink /dev/$l; done; test -p /dev/pipe && echo p
          echo x > /dev/null && head -c 2 /dev/zero | wc -c",
     );
     let expected = "/dev/null 1:3 666 0:0\n/dev/zero 1:5 666 0:0\n/dev/full 1:7 666 0:0\n\

@@ -100,7 +100,7 @@ fn working_directories_stay_inside() {
 fn masked_paths_through_links_stay_inside() {
     let mut bench = Bench::new();
     link(&bench, bench.path("canary"), "secret");
-    link(&bench, "/proc/self/fd/3", "magic");
+    link(&bench, "/proc/self/root", "magic");
     bench.spec["linux"]["maskedPaths"] = json!(["/secret"]);
     bench.spec["linux"]["readonlyPaths"] = json!(["/secret", "/tmp"]);
     let outcome = bench.run("touch /tmp/x");

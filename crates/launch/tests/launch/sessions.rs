@@ -34,7 +34,7 @@ fn exec_runs_in_the_container() {
     let outcome = bench
         .exec(
             &container,
-            "for n in pid mnt ipc uts net cgroup; do readlink /proc/1/ns/$n /proc/self/ns/$n; done
+            "for n in pid mnt ipc uts net cgroup; do readlink /proc/1/ns/$n; readlink /proc/self/ns/$n; done
              hostname; cat /proc/1/comm; touch /made; exit 5",
         )
         .expect("started");

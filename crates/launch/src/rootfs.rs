@@ -163,6 +163,36 @@ fn push_escaped(data: &mut Vec<u8>, path: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+
+    /// The way of older kernels, in a mount namespace of the test's thread.
+    #[test]
+    fn layers_are_mounted_by_list() {
+        let dir = tempfile::Builder::new().prefix("corten-overlay-").tempdir().expect("made");
+        let path = |name: &str| dir.path().join(name);
+        let mut lower = Vec::new();
+        for number in 0..40 {
+            let layer =
+                path(&format!("layers/{number}: a name, with signs and {}", "x".repeat(40)));
+            fs::create_dir_all(&layer).expect("made");
+            fs::write(layer.join(format!("file{number}")), "").expect("written");
+            fs::write(layer.join("top"), number.to_string()).expect("written");
+            lower.push(layer);
+        }
+        for name in ["upper,1", "work", "target"] {
+            fs::create_dir(path(name)).expect("made");
+        }
+        let new = sys::namespace::NewNamespaces { mount: true, ..Default::default() };
+        sys::namespace::unshare(new).expect("unshared");
+        crate::namespaces::detach_mounts().expect("detached");
+        overlay_by_list(&lower, &path("upper,1"), &path("work"), &path("target")).expect("mounted");
+        assert_eq!(fs::read_dir(path("target")).expect("read").count(), 41);
+        assert_eq!(fs::read_to_string(path("target/top")).expect("read"), "0");
+        fs::write(path("target/new"), "").expect("written");
+        assert!(path("upper,1/new").exists());
+        rustix::mount::unmount(path("target"), rustix::mount::UnmountFlags::DETACH)
+            .expect("unmounted");
+    }
 
     #[test]
     fn the_common_directory_is_found() {

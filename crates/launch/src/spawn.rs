@@ -3,6 +3,7 @@
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::AssertUnwindSafe;
 
 use rustix::process::{Pid, Signal};
 use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
@@ -41,8 +42,11 @@ pub(crate) fn spawn(
             if let Ok(voice) = Voice::new(childs)
                 && voice.wait_for_go()
             {
-                let failure = body(&token, &voice);
-                voice.say(&Word::Failed(failure), None);
+                // A panic must not unwind into the parent's code in a second process.
+                let body = AssertUnwindSafe(|| body(&token, &voice));
+                if let Ok(failure) = std::panic::catch_unwind(body) {
+                    voice.say(&Word::Failed(failure), None);
+                }
             }
             sys::clone::exit_now(FAILED_CHILD_CODE)
         }

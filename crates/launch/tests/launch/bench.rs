@@ -30,6 +30,8 @@ pub struct Bench {
     pub pidns: Option<OwnedFd>,
     /// `cgroup.procs` files.
     pub procs_files: Vec<PathBuf>,
+    /// The directory of a v2 cgroup.
+    pub into_cgroup: Option<OwnedFd>,
     /// The layers of the overlay, the topmost first.
     pub layers: Vec<PathBuf>,
     /// Use the plain directory as the root instead of an overlay.
@@ -60,6 +62,7 @@ impl Bench {
             spec: default_spec(),
             pidns: None,
             procs_files: Vec::new(),
+            into_cgroup: None,
             layers: Vec::new(),
             is_plain_root: false,
             dir,
@@ -191,7 +194,8 @@ impl Bench {
     }
 
     fn placement(&self) -> Placement<'_> {
-        Placement { procs_files: self.procs_files.clone(), into_cgroup: None }
+        let into_cgroup = self.into_cgroup.as_ref().map(AsFd::as_fd);
+        Placement { procs_files: self.procs_files.clone(), into_cgroup }
     }
 
     fn fill_lower(&self) {

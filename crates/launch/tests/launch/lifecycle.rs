@@ -16,6 +16,7 @@ pub const CASES: &[Case] = &[
     ("lifecycle::commands_that_cannot_run_say_why", commands_that_cannot_run_say_why),
     ("lifecycle::specs_that_cannot_be_done_say_why", specs_that_cannot_be_done_say_why),
     ("lifecycle::the_command_runs_in_its_cgroups", the_command_runs_in_its_cgroups),
+    ("lifecycle::the_command_is_cloned_into_its_cgroup", the_command_is_cloned_into_its_cgroup),
     ("lifecycle::a_missing_cgroup_leaves_no_process", a_missing_cgroup_leaves_no_process),
     ("lifecycle::limits_are_clamped_and_reported", limits_are_clamped_and_reported),
     ("lifecycle::the_hosts_mounts_stay_as_they_are", the_hosts_mounts_stay_as_they_are),
@@ -144,6 +145,17 @@ fn the_command_runs_in_its_cgroups() {
     assert!(lines[2].contains(" / /sys/fs/cgroup/pids ro,"), "{lines:?}");
     assert_eq!(lines[3], "1", "only the container is in it");
     assert_eq!(outcome.stderr.matches("Read-only file system").count(), 3, "{outcome:?}");
+}
+
+fn the_command_is_cloned_into_its_cgroup() {
+    let cgroup = Cgroup::new("unified");
+    let mut bench = Bench::new();
+    bench.into_cgroup = Some(fs::File::open(&cgroup.0).expect("opened").into());
+    let namespaces = bench.spec["linux"]["namespaces"].as_array_mut().expect("list");
+    namespaces.retain(|entry| entry["type"] != "cgroup");
+    let outcome = bench.run("grep ^0:: /proc/self/cgroup");
+    let name = cgroup.0.file_name().expect("name").to_string_lossy().into_owned();
+    assert_eq!(outcome.stdout, format!("0::/{name}\n"));
 }
 
 fn a_missing_cgroup_leaves_no_process() {

@@ -60,11 +60,12 @@ pub(crate) fn execute(prepared: Preparation<'_>, voice: &Voice) -> Done<Infallib
     let Preparation { process, seccomp, command, proc, root } = prepared;
     let no_new_privileges = process.no_new_privileges().unwrap_or_default();
     let filter = seccomp.map(Filter::compile).transpose()?;
-    let sets = capability_sets(process, voice)?;
+    let bounding = bounding_set();
+    let sets = capability_sets(process, bounding, voice)?;
     set_label(process, proc)?;
     let is_inside = pivot::enter_cwd(root, process.cwd())?;
     limits::set_rlimits(process, voice)?;
-    drop_bounding(sets.bounding)?;
+    drop_bounding(bounding - sets.bounding)?;
     // From here on nothing stays open in the container but 0, 1 and 2. The channel is closed by
     // execve too, which is how the parent learns of it.
     sys::fds::close_on_exec_from(3).during(Step::Stdio, "failed to close descriptors")?;
@@ -116,16 +117,9 @@ impl Filter {
     }
 }
 
-fn capability_sets(process: &Process, voice: &Voice) -> Done<Sets> {
-    let during = "failed to read the capabilities";
-    let own = rustix::thread::capabilities(None).during(Step::Credentials, during)?;
-    let mut bounding = CapabilitySet::empty();
-    for capability in known_capabilities() {
-        // The kernel does not know the newest ones everywhere; then they are not there either.
-        if rustix::thread::capability_is_in_bounding_set(capability).unwrap_or(false) {
-            bounding |= capability;
-        }
-    }
+fn capability_sets(process: &Process, bounding: CapabilitySet, voice: &Voice) -> Done<Sets> {
+    let own = rustix::thread::capabilities(None)
+        .during(Step::Credentials, "failed to read the capabilities")?;
     let sets = Sets::of(process.capabilities().as_ref(), bounding, own.permitted);
     if !sets.clamped.is_empty() {
         voice.notice(&format!("not available here: {}", capability::names(sets.clamped)));
@@ -133,18 +127,21 @@ fn capability_sets(process: &Process, voice: &Voice) -> Done<Sets> {
     Ok(sets)
 }
 
-fn known_capabilities() -> impl Iterator<Item = CapabilitySet> {
-    CapabilitySet::all().iter_names().map(|(_, capability)| capability)
+/// The bounding set. The kernel does not know the newest capabilities everywhere; then they are
+/// not in it either.
+pub(crate) fn bounding_set() -> CapabilitySet {
+    let is_there =
+        |c: &CapabilitySet| rustix::thread::capability_is_in_bounding_set(*c).unwrap_or(false);
+    let all = CapabilitySet::all();
+    all.iter_names().map(|(_, capability)| capability).filter(is_there).collect()
 }
 
-/// The kernel wants the privilege for this, so it comes before the user changes.
-pub(crate) fn drop_bounding(keep: CapabilitySet) -> Done {
-    for capability in known_capabilities() {
-        let is_there = rustix::thread::capability_is_in_bounding_set(capability).unwrap_or(false);
-        if is_there && !keep.contains(capability) {
-            rustix::thread::remove_capability_from_bounding_set(capability)
-                .during(Step::Credentials, "failed to drop a capability")?;
-        }
+/// Takes capabilities out of the bounding set. The kernel wants a privilege for this, so it comes
+/// before the user changes.
+pub(crate) fn drop_bounding(dropped: CapabilitySet) -> Done {
+    for (_, capability) in dropped.iter_names() {
+        rustix::thread::remove_capability_from_bounding_set(capability)
+            .during(Step::Credentials, "failed to drop a capability")?;
     }
     Ok(())
 }

@@ -127,7 +127,7 @@ fn enter_empty_root() -> Done {
 
 fn give_up_privileges() -> Done {
     let during = "failed to give up privileges";
-    process::drop_bounding(CapabilitySet::empty())?;
+    process::drop_bounding(process::bounding_set())?;
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     rustix::process::setrlimit(Resource::Core, none).during(Step::Limits, during)?;
     let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));

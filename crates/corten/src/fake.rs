@@ -176,10 +176,14 @@ fn containers() -> Vec<Container> {
             image_ref: IMAGE_1.into(),
             state: state.into(),
             created_at: NOW - age * SECOND,
-            labels: map(&[
-                ("io.kubernetes.pod.name", "web"),
-                ("io.kubernetes.pod.namespace", "default"),
-            ]),
+            // Only the first was made by a kubelet.
+            labels: match id {
+                CONTAINER_1 => map(&[
+                    ("io.kubernetes.pod.name", "web"),
+                    ("io.kubernetes.pod.namespace", "default"),
+                ]),
+                _ => HashMap::new(),
+            },
             annotations: HashMap::new(),
             image_id: IMAGE_1.into(),
         };

@@ -35,6 +35,9 @@ use crate::settings::Settings;
 /// What a shell reports for a program that ended by SIGPIPE.
 const BROKEN_PIPE: u8 = 141;
 
+/// What `--debug` logs: the calls, not the frames that carry them.
+const DEBUG_LOG: &str = "cri_client=debug,corten=debug";
+
 fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -55,7 +58,7 @@ fn client(cli: Cli) -> anyhow::Result<()> {
     let Cli { global, command } = cli;
     let settings = Settings::load(&global)?;
     if settings.debug {
-        telemetry::init("debug", false)?;
+        telemetry::init(DEBUG_LOG, false)?;
     }
     for warning in &settings.warnings {
         eprintln!("corten: warning: {warning}");

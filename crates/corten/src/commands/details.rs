@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::io::{self, Write};
 
-use cri_client::ImageClient;
-use cri_proto::v1::{ContainerState, ImageSpec, ImageStatusRequest, PodSandboxState};
+use cri_client::{ImageClient, RuntimeClient};
+use cri_proto::v1::{
+    Container, ContainerState, ImageSpec, ImageStatusRequest, PodSandbox, PodSandboxState,
+};
 
 use crate::output::Output;
 
@@ -31,10 +33,35 @@ pub fn info(out: &mut dyn Write, info: &HashMap<String, String>) -> io::Result<(
     map(out, "Info", info)
 }
 
-/// The pod's name and namespace of a container; `unknown` where no label says it.
-pub fn pod_of(labels: &HashMap<String, String>) -> (&str, &str) {
-    let get = |key| labels.get(key).map_or("unknown", String::as_str);
-    (get(POD_NAME), get(POD_NAMESPACE))
+/// The names of containers' pods: as the kubelet's labels say them, otherwise as
+/// the runtime knows the pods.
+pub struct PodNames(Vec<PodSandbox>);
+
+impl PodNames {
+    /// Asks for the pods if a container's labels do not name its pod.
+    pub async fn load(
+        containers: &[Container],
+        runtime: &RuntimeClient,
+    ) -> Result<Self, cri_client::Error> {
+        if containers.iter().all(|container| labelled(container).is_some()) {
+            return Ok(Self(Vec::new()));
+        }
+        runtime.pod_sandboxes(None).await.map(Self)
+    }
+
+    /// The name and namespace of a container's pod.
+    pub fn of<'a>(&'a self, container: &'a Container) -> (&'a str, &'a str) {
+        let known = || {
+            let pod = self.0.iter().find(|pod| pod.id == container.pod_sandbox_id)?;
+            let metadata = pod.metadata.as_ref()?;
+            Some((metadata.name.as_str(), metadata.namespace.as_str()))
+        };
+        labelled(container).or_else(known).unwrap_or(("unknown", "unknown"))
+    }
+}
+
+fn labelled(container: &Container) -> Option<(&str, &str)> {
+    Some((container.labels.get(POD_NAME)?, container.labels.get(POD_NAMESPACE)?))
 }
 
 pub fn container_state(state: ContainerState) -> &'static str {

@@ -23,7 +23,10 @@ pub async fn run(args: Args, session: &Session, output: &mut Output<'_>) -> anyh
     let status = answer.status.context("the runtime answered without a status")?;
     let handlers = answer.runtime_handlers.iter().map(|h| from_message(h, Style::Compact));
     let mut entries = vec![("status".to_owned(), from_message(&status, Style::Whole)?)];
-    entries.push(("runtimeHandlers".to_owned(), Json::Array(handlers.collect::<Result<_, _>>()?)));
+    let handlers = handlers.collect::<Result<Vec<_>, _>>()?;
+    if !handlers.is_empty() {
+        entries.push(("runtimeHandlers".to_owned(), Json::Array(handlers)));
+    }
     if let Some(features) = &answer.features {
         entries.push(("features".to_owned(), from_message(features, Style::Compact)?));
     }

@@ -7,7 +7,7 @@ use cri_proto::v1::{
     Container, ContainerFilter, ContainerState, ContainerStateValue, ListContainersResponse,
 };
 
-use super::details;
+use super::details::{self, PodNames};
 use crate::human;
 use crate::json::{Style, from_message};
 use crate::output::{Format, FormatArg, Output};
@@ -107,11 +107,15 @@ impl Filters {
             pod_sandbox_id: self.pod.clone().unwrap_or_default(),
             label_selector: pairs("--label", &self.label)?,
         };
-        let mut list = session.runtime().await?.containers(Some(filter)).await?;
+        let runtime = session.runtime().await?;
+        let mut list = runtime.containers(Some(filter)).await?;
         list.retain(|container| {
-            let own = container.metadata.as_ref().map_or("", |m| m.name.as_str());
-            name.matches(own) && namespace.matches(details::pod_of(&container.labels).1)
+            name.matches(container.metadata.as_ref().map_or("", |metadata| &metadata.name))
         });
+        if self.namespace.is_some() {
+            let pods = PodNames::load(&list, runtime).await?;
+            list.retain(|container| namespace.matches(pods.of(container).1));
+        }
         if let Some(image) = &self.image {
             retain_image(&mut list, image, session).await?;
         }
@@ -158,9 +162,11 @@ pub async fn run(args: Args, session: &Session, output: &mut Output<'_>) -> anyh
     if args.quiet {
         list.iter().try_for_each(|container| writeln!(output.out, "{}", container.id))?;
     } else if args.verbose {
-        list.iter().try_for_each(|container| long(container, session, output))?;
+        let pods = PodNames::load(&list, session.runtime().await?).await?;
+        list.iter().try_for_each(|container| long(container, &pods, session, output))?;
     } else {
-        table(&list, &args, session).write(output.out)?;
+        let pods = PodNames::load(&list, session.runtime().await?).await?;
+        table(&list, &pods, &args, session).write(output.out)?;
     }
     Ok(())
 }
@@ -177,7 +183,7 @@ async fn resolve_images(list: &mut [Container], session: &Session) -> anyhow::Re
     Ok(())
 }
 
-fn table(list: &[Container], args: &Args, session: &Session) -> Table {
+fn table(list: &[Container], pods: &PodNames, args: &Args, session: &Session) -> Table {
     let short = |id| if args.no_trunc { id } else { human::short_id(id) }.to_owned();
     let mut table = Table::new([
         "CONTAINER",
@@ -192,7 +198,7 @@ fn table(list: &[Container], args: &Args, session: &Session) -> Table {
     ]);
     for container in list {
         let image = image_name(container);
-        let (pod, namespace) = details::pod_of(&container.labels);
+        let (pod, namespace) = pods.of(container);
         let metadata = container.metadata.clone().unwrap_or_default();
         table.row(vec![
             short(&container.id),
@@ -209,12 +215,17 @@ fn table(list: &[Container], args: &Args, session: &Session) -> Table {
     table
 }
 
-fn long(container: &Container, session: &Session, output: &mut Output<'_>) -> io::Result<()> {
+fn long(
+    container: &Container,
+    pods: &PodNames,
+    session: &Session,
+    output: &mut Output<'_>,
+) -> io::Result<()> {
     let out = &mut *output.out;
     let metadata = container.metadata.clone().unwrap_or_default();
     writeln!(out, "ID: {}", container.id)?;
     writeln!(out, "PodID: {}", container.pod_sandbox_id)?;
-    writeln!(out, "Namespace: {}", details::pod_of(&container.labels).1)?;
+    writeln!(out, "Namespace: {}", pods.of(container).1)?;
     writeln!(out, "Name: {}", metadata.name)?;
     writeln!(out, "Attempt: {}", metadata.attempt)?;
     writeln!(out, "State: {}", details::container_state(container.state()))?;

@@ -13,7 +13,10 @@ use std::{
 use state::Durability;
 use types::{ContainerId, DiffId};
 
-use crate::{Active, SnapshotError, Snapshots, Usage, store::open_dir};
+use crate::{
+    Active, SnapshotError, Snapshots, Usage,
+    store::{Known, open_dir},
+};
 
 /// The most lower directories of one mount (the kernel's `OVL_MAX_STACK`).
 const MAX_LAYERS: usize = 500;
@@ -29,7 +32,9 @@ impl Snapshots {
             // In the index before anything is written: from here on the layers are in use.
             let mut known = self.inner.known();
             match known.actives.get(id) {
-                Some(Some(other)) if other == layers => return Ok(self.describe(id, layers)),
+                Some(Some(other)) if other == layers => {
+                    return Ok(self.describe(&known, id, layers));
+                }
                 Some(_) => return Err(SnapshotError::Exists(id.clone())),
                 None => {}
             }
@@ -48,13 +53,13 @@ impl Snapshots {
             }
             return Err(error);
         }
-        Ok(self.describe(id, layers))
+        Ok(self.describe(&self.inner.known(), id, layers))
     }
 
     fn make_active(&self, id: &ContainerId, layers: &[DiffId]) -> Result<(), SnapshotError> {
         let failed =
             |source| SnapshotError::Active { action: "create", container: id.clone(), source };
-        let active = self.describe(id, layers);
+        let active = self.describe(&self.inner.known(), id, layers);
         let dir = self.inner.active_dir(id);
         for (path, mode) in [(&dir, 0o700), (&active.upper, 0o755), (&active.work, 0o700)] {
             fs::DirBuilder::new().mode(mode).create(path).map_err(failed)?;
@@ -67,25 +72,34 @@ impl Snapshots {
 
     /// Returns a container's writable snapshot.
     pub fn get(&self, id: &ContainerId) -> Option<Active> {
-        let layers = self.inner.known().actives.get(id).cloned().flatten()?;
-        Some(self.describe(id, &layers))
+        let known = self.inner.known();
+        let layers = known.actives.get(id)?.as_deref()?;
+        Some(self.describe(&known, id, layers))
     }
 
-    fn describe(&self, id: &ContainerId, layers: &[DiffId]) -> Active {
+    fn describe(&self, known: &Known, id: &ContainerId, layers: &[DiffId]) -> Active {
         let dir = self.inner.active_dir(id);
-        Active { lower: self.lower(layers), upper: dir.join("fs"), work: dir.join("work") }
+        Active { lower: self.lower(known, layers), upper: dir.join("fs"), work: dir.join("work") }
     }
 
-    /// The lower directories of a mount, topmost first.
-    pub(crate) fn lower(&self, layers: &[DiffId]) -> Vec<PathBuf> {
-        if layers.is_empty() {
-            return vec![self.inner.root.join("empty")];
-        }
-        // A layer that an image has twice counts where it is on top; the kernel refuses
-        // one directory in two places.
+    /// The lower directories of a mount, topmost first, down to one that hides the rest.
+    pub(crate) fn lower(&self, known: &Known, layers: &[DiffId]) -> Vec<PathBuf> {
+        let mut lower = Vec::new();
         let mut seen = HashSet::new();
-        let topmost_first = layers.iter().rev().filter(|layer| seen.insert(**layer));
-        topmost_first.map(|layer| self.inner.layer_dir(layer)).collect()
+        for layer in layers.iter().rev() {
+            // A layer that an image has twice counts where it is on top; the kernel
+            // refuses one directory in two places.
+            if seen.insert(*layer) {
+                lower.push(self.inner.layer_dir(layer));
+            }
+            if known.layers.get(layer).is_some_and(|seal| seal.opaque) {
+                break;
+            }
+        }
+        if lower.is_empty() {
+            lower.push(self.inner.root.join("empty"));
+        }
+        lower
     }
 
     /// Returns all containers that have a writable snapshot, the damaged ones too.

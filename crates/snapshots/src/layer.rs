@@ -10,12 +10,13 @@ use std::{
     sync::Arc,
 };
 
+use rustix::{fs::Mode, io::Errno};
 use state::Durability;
 use types::DiffId;
 
 use crate::{
     CollectReport, SnapshotError, Snapshots, Usage,
-    store::{Inner, open_dir},
+    store::{Inner, Seal, open_dir},
 };
 
 /// A layer being written. Dropping it without a commit removes what was written.
@@ -75,14 +76,18 @@ impl Snapshots {
         // What the image says of its root directory replaces this mode.
         fs::DirBuilder::new().mode(0o755).create(&path).map_err(failed("create"))?;
         let dir = open_dir(&path).map_err(failed("open"))?;
-        Ok(LayerWriter {
+        let writer = LayerWriter {
             inner: self.inner.clone(),
             id,
             name,
             dir,
             done: false,
             _pin: self.pin(&[id]),
-        })
+        };
+        // The process's umask may be strict.
+        rustix::fs::fchmod(&writer.dir, Mode::from_raw_mode(0o755))
+            .map_err(|errno| failed("set the mode of")(errno.into()))?;
+        Ok(writer)
     }
 
     /// Tells whether the layer is there, whole.
@@ -92,7 +97,7 @@ impl Snapshots {
 
     /// Returns what a layer takes of the disk, as recorded with it.
     pub fn layer_usage(&self, id: &DiffId) -> Option<Usage> {
-        self.inner.known().layers.get(id).copied()
+        self.inner.known().layers.get(id).map(|seal| seal.usage)
     }
 
     /// Returns all layers.
@@ -106,19 +111,16 @@ impl Snapshots {
     /// Fails where the store cannot be read.
     pub fn collect(&self, keep: &HashSet<DiffId>) -> Result<CollectReport, SnapshotError> {
         let mut report = CollectReport::default();
-        for (id, usage) in self.out_of_use(keep) {
-            // Invisible first, in memory and on disk: what remains is only files.
-            let removed = self
-                .inner
-                .seals
-                .remove(&id.0.hex())
-                .map_err(SnapshotError::Record)
-                .and_then(|()| self.inner.discard("layers", &id.0.hex()));
+        for (id, seal, hidden) in self.out_of_use(keep) {
+            let removed = match hidden {
+                Ok(Some(trash)) => self.inner.delete("trash", &trash),
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            };
             match removed {
                 Ok(()) => {
                     report.removed.push(id);
-                    report.freed.bytes = report.freed.bytes.saturating_add(usage.bytes);
-                    report.freed.inodes = report.freed.inodes.saturating_add(usage.inodes);
+                    report.freed = report.freed.plus(seal.usage);
                 }
                 Err(error) => {
                     tracing::warn!(layer = %id, %error, "a layer out of use was not deleted");
@@ -129,24 +131,32 @@ impl Snapshots {
         Ok(report)
     }
 
-    /// Takes what nobody needs out of the index, under one lock with the check.
-    fn out_of_use(&self, keep: &HashSet<DiffId>) -> Vec<(DiffId, Usage)> {
+    /// Takes what nobody needs out of sight, in memory and on disk, under one lock with
+    /// the check: whoever asks for one of these layers afterwards writes it anew, and
+    /// nothing of that is touched here. What remains is only files in the trash.
+    fn out_of_use(&self, keep: &HashSet<DiffId>) -> Vec<(DiffId, Seal, Hidden)> {
         let mut known = self.inner.known();
+        let known = &mut *known;
         let used: HashSet<DiffId> = known.actives.values().flatten().flatten().copied().collect();
-        let gone: Vec<_> = known
-            .layers
-            .iter()
-            .filter(|(id, _)| {
-                !keep.contains(id) && !used.contains(id) && !known.pins.contains_key(id)
-            })
-            .map(|(id, usage)| (*id, *usage))
-            .collect();
-        for (id, _) in &gone {
-            known.layers.remove(id);
-        }
-        gone
+        let gone = known.layers.extract_if(.., |id, _| {
+            !keep.contains(id) && !used.contains(id) && !known.pins.contains_key(id)
+        });
+        gone.map(|(id, seal)| {
+            let name = id.0.hex();
+            let hidden = self
+                .inner
+                .seals
+                .remove(&name)
+                .map_err(SnapshotError::Record)
+                .and_then(|()| self.inner.hide("layers", &name));
+            (id, seal, hidden)
+        })
+        .collect()
     }
 }
+
+/// What is left to be deleted of the trash, if it could be hidden there.
+type Hidden = Result<Option<String>, SnapshotError>;
 
 impl LayerWriter {
     /// Returns the directory to unpack into.
@@ -165,6 +175,8 @@ impl LayerWriter {
             |action| move |source: io::Error| SnapshotError::Layer { action, layer, source };
         // All files of the layer are on disk before anything names it.
         rustix::fs::syncfs(&self.dir).map_err(|e| failed("sync")(e.into()))?;
+        let opaque = is_opaque(&self.dir).map_err(|e| failed("look at")(e.into()))?;
+        let seal = Seal { usage, opaque };
         let inner = self.inner.clone();
         let mut known = inner.known();
         if known.layers.contains_key(&self.id) {
@@ -183,14 +195,14 @@ impl LayerWriter {
             .and_then(|()| {
                 inner
                     .seals
-                    .put(&self.id.0.hex(), &usage, Durability::PowerCut)
+                    .put(&self.id.0.hex(), &seal, Durability::PowerCut)
                     .map_err(SnapshotError::Record)
             });
         if let Err(error) = sealed {
             inner.discard("layers", &self.id.0.hex())?;
             return Err(error);
         }
-        known.layers.insert(self.id, usage);
+        known.layers.insert(self.id, seal);
         Ok(())
     }
 }
@@ -202,5 +214,15 @@ impl Drop for LayerWriter {
         {
             tracing::warn!(layer = %self.id, %error, "what was written of a layer was not deleted");
         }
+    }
+}
+
+/// Tells whether a layer's root directory hides all below it.
+fn is_opaque(root: &OwnedFd) -> rustix::io::Result<bool> {
+    let mut value = [0_u8; 1];
+    match rustix::fs::fgetxattr(root, c"trusted.overlay.opaque", &mut value) {
+        Ok(_) => Ok(&value == b"y"),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(false),
+        Err(errno) => Err(errno),
     }
 }

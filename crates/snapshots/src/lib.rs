@@ -39,6 +39,15 @@ pub struct Usage {
     pub inodes: u64,
 }
 
+impl Usage {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            bytes: self.bytes.saturating_add(other.bytes),
+            inodes: self.inodes.saturating_add(other.inodes),
+        }
+    }
+}
+
 /// What the store's file system has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Filesystem {

@@ -39,10 +39,21 @@ pub(crate) struct Inner {
     next: AtomicU64,
 }
 
+/// What is recorded with a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Seal {
+    #[serde(flatten)]
+    pub(crate) usage: Usage,
+    /// Whether the layer hides all below it: its root directory is opaque, which
+    /// overlayfs heeds in every directory but the root.
+    #[serde(default)]
+    pub(crate) opaque: bool,
+}
+
 /// What is known without asking the disk.
 #[derive(Debug, Default)]
 pub(crate) struct Known {
-    pub(crate) layers: BTreeMap<DiffId, Usage>,
+    pub(crate) layers: BTreeMap<DiffId, Seal>,
     /// `None` where the record could not be read: only to be removed.
     pub(crate) actives: BTreeMap<ContainerId, Option<Vec<DiffId>>>,
     pub(crate) pins: HashMap<DiffId, usize>,
@@ -84,10 +95,8 @@ impl Snapshots {
 
     /// Returns what all layers together take of the disk, as recorded with them.
     pub fn total_usage(&self) -> Usage {
-        self.inner.known().layers.values().fold(Usage::default(), |sum, one| Usage {
-            bytes: sum.bytes.saturating_add(one.bytes),
-            inodes: sum.inodes.saturating_add(one.inodes),
-        })
+        let known = self.inner.known();
+        known.layers.values().fold(Usage::default(), |sum, seal| sum.plus(seal.usage))
     }
 
     /// Returns the figures of the store's file system.
@@ -131,12 +140,12 @@ impl Inner {
     fn load(&self) -> Result<(), SnapshotError> {
         self.empty("new")?;
         let mut known = self.known();
-        for seal in self.seals.load_all::<Usage>().map_err(SnapshotError::Record)? {
+        for seal in self.seals.load_all::<Seal>().map_err(SnapshotError::Record)? {
             let Ok(digest) = format!("sha256:{}", seal.name).parse::<Digest>() else { continue };
             let id = DiffId(digest);
             match seal.value {
-                Ok(usage) if self.layer_dir(&id).is_dir() => {
-                    known.layers.insert(id, usage);
+                Ok(sealed) if self.layer_dir(&id).is_dir() => {
+                    known.layers.insert(id, sealed);
                 }
                 _ => {
                     tracing::warn!(layer = %id, "its seal or its files are damaged: it is thrown away");
@@ -186,12 +195,20 @@ impl Inner {
     /// Takes a directory out of sight at once and deletes it. What a crash interrupts
     /// is deleted at the next start.
     pub(crate) fn discard(&self, dir: &str, name: &str) -> Result<(), SnapshotError> {
+        match self.hide(dir, name)? {
+            Some(trash) => self.delete("trash", &trash),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes a directory out of sight. Returns what is to be deleted of the trash.
+    pub(crate) fn hide(&self, dir: &str, name: &str) -> Result<Option<String>, SnapshotError> {
         let trash = self.fresh_name();
         match fs::rename(self.root.join(dir).join(name), self.root.join("trash").join(&trash)) {
-            Ok(()) => self.delete("trash", &trash),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Ok(()) => Ok(Some(trash)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             // A full disk may refuse the rename, but never the deletion.
-            Err(_) => self.delete(dir, name),
+            Err(_) => self.delete(dir, name).map(|()| None),
         }
     }
 

@@ -1,20 +1,23 @@
 //! Looking into an image: its layers mounted together, on no path.
 
 use std::{
+    ffi::CString,
     fs::File,
     io::{self, Read},
     os::fd::{AsRawFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use rustix::{
-    fs::OFlags,
+    fs::{CWD, OFlags},
     io::Errno,
     mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
-        fsopen,
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags,
+        OpenTreeFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change,
+        open_tree,
     },
 };
+use sys::namespace::NewNamespaces;
 use types::DiffId;
 
 use crate::{SnapshotError, Snapshots, active::check, store::open_dir};
@@ -26,12 +29,12 @@ impl Snapshots {
     /// # Errors
     /// Fails where a layer is missing, or the kernel refuses the mount.
     pub fn open_view(&self, layers: &[DiffId]) -> Result<OwnedFd, SnapshotError> {
-        {
+        let mut lower = {
             let known = self.inner.known();
             check(layers, |layer| known.layers.contains_key(layer))?;
-        }
+            self.lower(&known, layers)
+        };
         // Without an upper directory overlayfs wants two lower ones.
-        let mut lower = self.lower(layers);
         lower.push(self.inner.root.join("empty"));
         lower.dedup();
         let failed = |source: io::Error| SnapshotError::View {
@@ -40,7 +43,7 @@ impl Snapshots {
         };
         match &lower[..] {
             [only] => open_dir(only).map_err(failed),
-            many => mount(many).map_err(failed),
+            many => mount(many, &self.inner.root.join("empty")).map_err(failed),
         }
     }
 
@@ -87,24 +90,90 @@ fn is_absent(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|raw| absent.iter().any(|e| e.raw_os_error() == raw))
 }
 
-fn mount(lower: &[std::path::PathBuf]) -> io::Result<OwnedFd> {
+/// What the view's files cannot be used for.
+const ATTRIBUTES: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY
+    .union(MountAttrFlags::MOUNT_ATTR_NOSUID)
+    .union(MountAttrFlags::MOUNT_ATTR_NODEV)
+    .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
+
+fn mount(lower: &[PathBuf], place: &Path) -> io::Result<OwnedFd> {
+    match mount_by_layer(lower) {
+        // Before Linux 6.5 there is only a list, and fsconfig(2) takes 255 bytes of it.
+        Err(e) if e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
+            mount_by_list(lower, place)
+        }
+        result => result,
+    }
+}
+
+fn mount_by_layer(lower: &[PathBuf]) -> io::Result<OwnedFd> {
     let context = fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    let dirs = lower.iter().map(|dir| open_dir(dir)).collect::<io::Result<Vec<_>>>()?;
-    let paths: Vec<String> =
-        dirs.iter().map(|dir| format!("/proc/self/fd/{}", dir.as_raw_fd())).collect();
-    match paths
-        .iter()
-        .try_for_each(|path| fsconfig_set_string(&context, c"lowerdir+", path.as_str()))
-    {
-        Ok(()) => {}
-        // Before Linux 6.7 there is only the list, of up to 255 bytes.
-        Err(Errno::INVAL) => fsconfig_set_string(&context, c"lowerdir", paths.join(":"))?,
-        Err(errno) => return Err(errno.into()),
+    let dirs = open_all(lower)?;
+    for path in names(&dirs) {
+        fsconfig_set_string(&context, c"lowerdir+", path.as_str())?;
     }
     fsconfig_create(&context)?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
-        | MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NODEV
-        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, ATTRIBUTES)?)
+}
+
+fn open_all(dirs: &[PathBuf]) -> io::Result<Vec<OwnedFd>> {
+    dirs.iter().map(|dir| open_dir(dir)).collect()
+}
+
+/// Short names of open directories, whatever the store's path is.
+fn names(dirs: &[OwnedFd]) -> Vec<String> {
+    dirs.iter().map(|dir| format!("/proc/self/fd/{}", dir.as_raw_fd())).collect()
+}
+
+/// The same by mount(2), which takes a page, but wants a place: one in a mount
+/// namespace of its own, that a thread enters and takes with it when it ends. What is
+/// returned is a copy that is attached nowhere.
+fn mount_by_list(lower: &[PathBuf], place: &Path) -> io::Result<OwnedFd> {
+    let work = || -> io::Result<OwnedFd> {
+        sys::namespace::unshare(NewNamespaces { mount: true, ..NewNamespaces::default() })?;
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        mount_change("/", private)?;
+        // Opened in here: the kernel takes no directory of another mount namespace.
+        let dirs = open_all(lower)?;
+        let data = CString::new(format!("lowerdir={}", names(&dirs).join(":")))?;
+        let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+        rustix::mount::mount(
+            c"overlay",
+            place,
+            c"overlay",
+            flags | MountFlags::NOEXEC,
+            data.as_c_str(),
+        )?;
+        let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        Ok(open_tree(CWD, place, clone)?)
+    };
+    std::thread::scope(|scope| scope.spawn(work).join())
+        .unwrap_or_else(|_| Err(io::Error::other("the mounting thread has panicked")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Kernels that know only one way still get the view.
+    #[test]
+    fn both_ways_of_mounting_give_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut paths = Vec::new();
+        for at in 0..60 {
+            let layer = dir.path().join(format!("{at}"));
+            std::fs::create_dir(&layer).unwrap();
+            std::fs::write(layer.join("file"), at.to_string()).unwrap();
+            paths.push(layer);
+        }
+        let place = dir.path().join("59");
+        for view in [mount_by_layer(&paths).unwrap(), mount_by_list(&paths, &place).unwrap()] {
+            let file = sys::root::open(&view, Path::new("file"), OFlags::RDONLY).unwrap();
+            assert_eq!(io::read_to_string(File::from(file)).unwrap(), "0");
+            let write = OFlags::WRONLY;
+            assert!(sys::root::open(&view, Path::new("file"), write).is_err());
+        }
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains(&*dir.path().to_string_lossy()));
+    }
 }

@@ -180,3 +180,48 @@ fn files_are_viewed_through_all_layers_and_never_outside() {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!mounts.contains(&*dir.path().to_string_lossy()), "nothing is in the host's table");
 }
+
+/// Overlayfs heeds the mark in every directory but the root.
+#[test]
+fn an_opaque_root_hides_what_lies_below() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Snapshots::open(dir.path()).unwrap();
+    put(&store, 1, |root| fs::write(root.join("hidden"), "").unwrap());
+    put(&store, 2, |root| {
+        fs::write(root.join("seen"), "").unwrap();
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(root, "trusted.overlay.opaque", b"y", flags).unwrap();
+    });
+    put(&store, 3, |_| ());
+    drop(store);
+    let store = Snapshots::open(dir.path()).unwrap();
+    let layers = [id(1), id(2), id(3)];
+    assert_eq!(store.prepare(&ContainerId::random(), &layers).unwrap().lower.len(), 2);
+    assert_eq!(store.view_file(&layers, Path::new("hidden"), 10).unwrap(), None);
+    assert!(store.view_file(&layers, Path::new("seen"), 10).unwrap().is_some());
+    // What is hidden is still the image's, and in use.
+    assert!(store.collect(&HashSet::new()).unwrap().removed.is_empty());
+}
+
+/// A layer that is written again while it is collected is not taken along.
+#[test]
+fn collecting_and_writing_at_once_never_lose_a_sealed_layer() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Snapshots::open(dir.path()).unwrap();
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for _ in 0..50 {
+                let pin = store.pin(&[id(1)]);
+                if !store.has_layer(&id(1)) {
+                    put(&store, 1, |root| fs::write(root.join("a"), "a").unwrap());
+                }
+                let path = Path::new("a");
+                assert_eq!(store.view_file(&[id(1)], path, 10).unwrap().unwrap(), b"a");
+                drop(pin);
+            }
+        });
+        while !writer.is_finished() {
+            assert_eq!(store.collect(&HashSet::new()).unwrap().failed, 0);
+        }
+    });
+}

@@ -86,3 +86,15 @@ pub enum CgroupError {
         waited_ms: u64,
     },
 }
+
+impl CgroupError {
+    /// Tells whether the cgroup, or one above it, was not there.
+    pub(crate) fn is_gone(&self) -> bool {
+        match self {
+            Self::Io { source, .. } | Self::Limit { source, .. } | Self::Devices { source, .. } => {
+                crate::files::is_gone(source)
+            }
+            _ => false,
+        }
+    }
+}

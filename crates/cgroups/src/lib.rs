@@ -28,6 +28,10 @@ pub use path::{CgroupPath, Driver, validate_parent};
 pub use resources::{DeviceAccess, DeviceKind, DeviceRule, HugepageLimit, Resources};
 pub use stats::{MemoryStats, Stats};
 
+/// How often a cgroup is made again whose parent was removed meanwhile, by the end of
+/// the last cgroup beside it. Each time needs another end at the wrong moment.
+const CREATE_ATTEMPTS: usize = 16;
+
 /// Which hierarchies the machine has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mode {
@@ -108,6 +112,25 @@ impl Cgroups {
     /// # Errors
     /// Fails where a directory cannot be made or a limit is refused.
     pub fn create(&self, path: &CgroupPath, resources: &Resources) -> Result<Created, CgroupError> {
+        if self.mode() == Mode::Unified {
+            v2::check(resources)?;
+        }
+        let mut attempt = 1;
+        loop {
+            match self.create_once(path, resources) {
+                // A parent was removed as empty after it was found here and before there
+                // was something in it.
+                Err(error) if error.is_gone() && attempt < CREATE_ATTEMPTS => attempt += 1,
+                result => return result,
+            }
+        }
+    }
+
+    fn create_once(
+        &self,
+        path: &CgroupPath,
+        resources: &Resources,
+    ) -> Result<Created, CgroupError> {
         let mut made = Vec::new();
         let mut skipped = Vec::new();
         let cgroup = self.open(path);
@@ -203,7 +226,10 @@ impl Cgroup {
         skipped: &mut Vec<SkippedLimit>,
     ) -> Result<(), CgroupError> {
         match (self.layout.mode(), self.v2_dir()) {
-            (Mode::Unified, Some(dir)) => v2::apply(&dir, resources, skipped),
+            (Mode::Unified, Some(dir)) => {
+                v2::check(resources)?;
+                v2::apply(&dir, resources, skipped)
+            }
             _ => v1::apply(&self.layout, &self.path, resources, skipped),
         }
     }

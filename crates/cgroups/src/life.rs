@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::{
     Cgroup, CgroupError, CgroupPath, Mode,
@@ -20,6 +20,8 @@ const FREEZE_LIMIT: Duration = Duration::from_secs(1);
 const REMOVE_LIMIT: Duration = Duration::from_secs(3);
 /// How often processes are looked for while they fork away from being killed.
 const KILL_ROUNDS: usize = 32;
+/// How many handles of processes are open at once.
+const MAX_HANDLES: usize = 256;
 
 impl Cgroup {
     /// Tells whether it is there, in any hierarchy.
@@ -74,6 +76,8 @@ impl Cgroup {
     pub fn kill(&self) -> Result<(), CgroupError> {
         let by_file = self.v2_dir().map(|dir| dir.join("cgroup.kill"));
         match by_file.as_deref().map(|file| write(file, "1")) {
+            // Beside the unified tree, a process may be in the v1 hierarchies alone.
+            Some(Ok(())) if self.layout.mode() == Mode::Hybrid => self.signal_each()?,
             Some(Ok(())) => {}
             Some(Err(e)) if !is_gone(&e) => {
                 return Err(failed("write", by_file.as_deref().unwrap_or(Path::new("")))(e));
@@ -87,21 +91,41 @@ impl Cgroup {
     /// Kills one by one, frozen so that none forks away, and again until none is left.
     fn kill_each(&self) -> Result<(), CgroupError> {
         for _ in 0..KILL_ROUNDS {
-            let pids = self.pids()?;
-            if pids.is_empty() {
+            if self.is_empty()? {
                 return Ok(());
             }
             // Without a freezer the rounds are what there is.
             let _ = self.freeze();
-            for pid in self.pids()? {
-                if let Some(pid) = Pid::from_raw(pid) {
-                    // The process may have ended meanwhile; its number is not reused while
-                    // its cgroup still lists it.
-                    let _ = kill_process(pid, Signal::KILL);
-                }
-            }
+            self.signal_each()?;
             self.thaw()?;
             wait_until(Duration::from_millis(20), || self.is_empty().unwrap_or(false));
+        }
+        Ok(())
+    }
+
+    /// Sends SIGKILL to each process. A number may be another process's by the time that
+    /// it is used: so each gets a handle first, and is killed by it if it is still listed
+    /// then.
+    fn signal_each(&self) -> Result<(), CgroupError> {
+        let mut pids = self.pids()?;
+        while !pids.is_empty() {
+            // A handful at a time, for the sake of the limit of open files.
+            let rest = pids.split_off(pids.len().min(MAX_HANDLES));
+            let handles: Vec<_> = pids
+                .iter()
+                .filter_map(|pid| {
+                    let handle = pidfd_open(Pid::from_raw(*pid)?, PidfdFlags::empty()).ok()?;
+                    Some((*pid, handle))
+                })
+                .collect();
+            let listed = self.pids()?;
+            for (pid, handle) in handles {
+                if listed.binary_search(&pid).is_ok() {
+                    // It may have ended meanwhile.
+                    let _ = pidfd_send_signal(handle, Signal::KILL);
+                }
+            }
+            pids = rest;
         }
         Ok(())
     }

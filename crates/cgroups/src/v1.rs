@@ -54,18 +54,7 @@ pub(crate) fn apply(
     let limits = Limits { layout, path };
     limits.memory(resources, skipped)?;
     limits.one("cpu", "cpu.shares", resources.cpu_shares.map(|v| v.to_string()), skipped)?;
-    limits.one(
-        "cpu",
-        "cpu.cfs_period_us",
-        resources.cpu_period_us.map(|v| v.to_string()),
-        skipped,
-    )?;
-    limits.one(
-        "cpu",
-        "cpu.cfs_quota_us",
-        resources.cpu_quota_us.map(|v| v.to_string()),
-        skipped,
-    )?;
+    limits.bandwidth(resources, skipped)?;
     limits.one("cpuset", "cpuset.cpus", resources.cpuset_cpus.clone(), skipped)?;
     limits.one("cpuset", "cpuset.mems", resources.cpuset_mems.clone(), skipped)?;
     let pids = resources.pids_limit.map(|v| if v < 0 { "max".to_owned() } else { v.to_string() });
@@ -111,6 +100,23 @@ impl Limits<'_> {
                 skipped.push(SkippedLimit { limit: format!("{controller} limit {value}"), reason });
                 Ok(())
             }
+        }
+    }
+
+    /// The kernel refuses a period that makes too much of the quota that is still set:
+    /// then the new quota goes first.
+    fn bandwidth(
+        &self,
+        resources: &Resources,
+        skipped: &mut Vec<SkippedLimit>,
+    ) -> Result<(), CgroupError> {
+        let period = resources.cpu_period_us.map(|v| v.to_string());
+        let quota = resources.cpu_quota_us.map(|v| v.to_string());
+        let early = self.one("cpu", "cpu.cfs_period_us", period.clone(), skipped);
+        self.one("cpu", "cpu.cfs_quota_us", quota.clone(), skipped)?;
+        match early {
+            Err(_) if quota.is_some() => self.one("cpu", "cpu.cfs_period_us", period, skipped),
+            result => result,
         }
     }
 

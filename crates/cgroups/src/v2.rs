@@ -44,7 +44,19 @@ fn pass_controllers_down(dir: &Path) {
     }
 }
 
-/// Applies limits to a cgroup that exists.
+/// Checks the files that are named by the caller: limits, and none that moves, kills or
+/// delegates.
+pub(crate) fn check(resources: &Resources) -> Result<(), CgroupError> {
+    let bad = |key: &str| key.contains('/') || key.starts_with("cgroup.") || !key.contains('.');
+    match resources.unified.iter().find(|(key, _)| bad(key)) {
+        Some((key, value)) => {
+            Err(CgroupError::BadValue { limit: key.clone(), value: value.clone() })
+        }
+        None => Ok(()),
+    }
+}
+
+/// Applies limits that were checked to a cgroup that exists.
 pub(crate) fn apply(
     dir: &Path,
     resources: &Resources,
@@ -73,9 +85,6 @@ pub(crate) fn apply(
         one(&format!("hugetlb.{}.max", page.page_size), Some(page.limit_bytes.to_string()))?;
     }
     for (key, value) in &resources.unified {
-        if key.contains('/') || key.starts_with("cgroup.") || !key.contains('.') {
-            return Err(CgroupError::BadValue { limit: key.clone(), value: value.clone() });
-        }
         one(key, Some(value.clone()))?;
     }
     if let Some(rules) = &resources.devices {
@@ -153,18 +162,30 @@ mod tests {
     fn limits_are_written_and_absent_files_reported() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("memory.max"), "max").unwrap();
-        let resources = Resources {
-            memory_limit: Some(4096),
-            pids_limit: Some(7),
-            unified: [("cgroup.freeze".to_owned(), "1".to_owned())].into(),
-            ..Resources::default()
-        };
+        let resources =
+            Resources { memory_limit: Some(4096), pids_limit: Some(7), ..Resources::default() };
         let mut skipped = Vec::new();
-        assert!(matches!(
-            apply(dir.path(), &resources, &mut skipped),
-            Err(CgroupError::BadValue { .. })
-        ));
+        apply(dir.path(), &resources, &mut skipped).unwrap();
         assert_eq!(fs::read_to_string(dir.path().join("memory.max")).unwrap(), "4096");
         assert_eq!(skipped.len(), 1, "{skipped:?}");
+    }
+
+    #[test]
+    fn only_limits_are_taken_by_name() {
+        for (key, good) in [
+            ("memory.high", true),
+            ("io.max", true),
+            ("cgroup.freeze", false),
+            ("cgroup.procs", false),
+            ("../memory.max", false),
+            ("tasks", false),
+        ] {
+            let unified = [(key.to_owned(), "1".to_owned())].into();
+            assert_eq!(
+                check(&Resources { unified, ..Resources::default() }).is_ok(),
+                good,
+                "{key}"
+            );
+        }
     }
 }

@@ -3,7 +3,9 @@
 
 use std::{
     fs,
-    process::{Child, Command},
+    io::Write,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -36,11 +38,21 @@ impl Drop for Tree {
     }
 }
 
-fn place(cgroup: &Cgroup, command: &[&str]) -> Child {
-    let child = Command::new(command[0]).args(&command[1..]).spawn().unwrap();
-    for file in cgroup.procs_files() {
+/// Starts a command that is in the cgroup before its first instruction: a shell waits
+/// for a line until it has been placed.
+fn place(cgroup: &Cgroup, files: Vec<PathBuf>, script: &str) -> Child {
+    let mut child = Command::new("/bin/bash")
+        .args(["-c", &format!("read go; {script}")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    assert!(cgroup.exists());
+    for file in files {
         fs::write(file, child.id().to_string()).unwrap();
     }
+    child.stdin.take().unwrap().write_all(b"go\n").unwrap();
     child
 }
 
@@ -61,7 +73,7 @@ fn limits_are_applied_and_updated() {
         ..Resources::default()
     };
     let cgroup = tree.create("a", &resources(32 << 20));
-    let mut child = place(&cgroup, &["/bin/sleep", "1000"]);
+    let mut child = place(&cgroup, cgroup.procs_files(), "exec sleep 1000");
     let stats = cgroup.stats().unwrap();
     assert_eq!(stats.pids, Some(1));
     assert_eq!(stats.pids_limit, Some(17));
@@ -85,7 +97,7 @@ fn all_descendants_are_killed_also_frozen_ones() {
     let cgroup = tree.create("a", &Resources::default());
     let below = tree.create("a", &Resources::default());
     let mut child =
-        place(&cgroup, &["/bin/sh", "-c", "setsid sleep 1000 & setsid sleep 1000 & wait"]);
+        place(&cgroup, cgroup.procs_files(), "setsid sleep 1000 & setsid sleep 1000 & wait");
     let begun = Instant::now();
     while below.pids().unwrap().len() < 3 {
         assert!(begun.elapsed() < Duration::from_secs(10));
@@ -113,7 +125,7 @@ fn a_failed_creation_leaves_nothing() {
 fn a_busy_cgroup_says_so_and_empty_parents_go() {
     let tree = Tree::new("busy");
     let cgroup = tree.create("a", &Resources::default());
-    let mut child = place(&cgroup, &["/bin/sleep", "1000"]);
+    let mut child = place(&cgroup, cgroup.procs_files(), "exec sleep 1000");
     assert_eq!(cgroup.pids().unwrap(), [number(child.id())]);
     assert!(cgroup.remove().unwrap_err().to_string().contains("still has processes"));
     cgroup.kill().unwrap();
@@ -143,19 +155,10 @@ fn device_rules_hold() {
     let allow_random = DeviceRule { minor: Some(9), ..allow_null };
     let rules = vec![allow_null, allow_random, deny_write];
     let cgroup = tree.create("a", &Resources { devices: Some(rules), ..Resources::default() });
-    let script = "read go; ok() { eval \"$2\" 2>/dev/null; echo \"$1 $?\"; }; \
+    let script = "ok() { eval \"$2\" 2>/dev/null; echo \"$1 $?\"; }; \
                   ok null 'exec 3</dev/null'; ok urandom '( exec 3</dev/urandom )'; \
                   ok urandom-w '( exec 3>/dev/urandom )'; ok zero '( exec 3</dev/zero )'";
-    let mut child = Command::new("/bin/bash")
-        .args(["-c", script])
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    for file in cgroup.procs_files() {
-        fs::write(file, child.id().to_string()).unwrap();
-    }
-    std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"go\n").unwrap();
+    let child = place(&cgroup, cgroup.procs_files(), script);
     let output = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
     assert!(output.contains("null 0") && output.contains("urandom 0"), "{output}");
     assert!(!output.contains("zero 0") && !output.contains("urandom-w 0"), "{output}");
@@ -177,19 +180,58 @@ fn device_programs_hold_in_the_unified_tree() {
         minor: Some(3),
         access: DeviceAccess::ALL,
     };
-    let script = "read go; ( exec 3</dev/zero ) 2>/dev/null; echo zero $?; ( exec 3</dev/null ); echo null $?";
+    let script =
+        "( exec 3</dev/zero ) 2>/dev/null; echo zero $?; ( exec 3</dev/null ); echo null $?";
     for (rules, zero) in [(vec![null], false), (vec![DeviceRule { minor: None, ..null }], true)] {
         cgroups::testing_replace_device_program(&dir, &rules).unwrap();
-        let mut child = Command::new("/bin/bash")
-            .args(["-c", script])
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
-        fs::write(dir.join("cgroup.procs"), child.id().to_string()).unwrap();
-        std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"go\n").unwrap();
+        let child = place(&cgroup, vec![dir.join("cgroup.procs")], script);
         let output = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
         assert_eq!(output.contains("zero 0"), zero, "{output}");
         assert!(output.contains("null 0"), "{output}");
     }
+}
+
+/// A process that is in v1's hierarchies and not in the unified tree is killed as well.
+#[test]
+fn what_is_in_v1_alone_is_killed_too() {
+    let tree = Tree::new("v1");
+    let cgroup = tree.create("a", &Resources::default());
+    let mut child = place(&cgroup, cgroup.v1_procs_files(), "exec sleep 1000");
+    cgroup.kill().unwrap();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&child.wait().unwrap()), Some(9));
+}
+
+/// The end of one cgroup takes the parent along that another one is just being made in.
+#[test]
+fn making_and_removing_beside_each_other() {
+    let tree = Tree::new("beside");
+    std::thread::scope(|scope| {
+        for worker in 0..4 {
+            let tree = &tree;
+            scope.spawn(move || {
+                for round in 0..30 {
+                    let cgroup = tree.create(&format!("{worker}-{round}"), &Resources::default());
+                    cgroup.remove().unwrap();
+                    cgroup.remove_empty_parents(&tree.top);
+                }
+            });
+        }
+    });
+    assert!(!tree.cgroups.open(&tree.top).exists());
+}
+
+/// A period that the quota before it does not allow.
+#[test]
+fn period_and_quota_change_together() {
+    let tree = Tree::new("cpu");
+    let cpu = |quota, period| Resources {
+        cpu_quota_us: Some(quota),
+        cpu_period_us: Some(period),
+        ..Resources::default()
+    };
+    let parent = tree.create("a", &cpu(500_000, 1_000_000));
+    let path = CgroupPath::new(parent.path().as_str(), "b").unwrap();
+    let cgroup = tree.cgroups.create(&path, &cpu(400_000, 1_000_000)).unwrap().cgroup;
+    cgroup.update(&cpu(2_000, 10_000)).unwrap();
+    cgroup.update(&cpu(400_000, 1_000_000)).unwrap();
 }

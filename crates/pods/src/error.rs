@@ -65,7 +65,7 @@ pub enum Error {
         id: String,
         /// The cause.
         #[source]
-        source: network::NetworkError,
+        source: Box<network::NetworkError>,
     },
     /// The monitor failed, or refused.
     #[error("failed to {what}")]
@@ -74,7 +74,7 @@ pub enum Error {
         what: String,
         /// The cause.
         #[source]
-        source: monitor_client::MonitorError,
+        source: Box<monitor_client::MonitorError>,
     },
     /// The container's specification could not be built.
     #[error("failed to build the specification of container {id}")]

@@ -58,7 +58,7 @@ impl Pods {
         let output =
             monitor.exec_sync(&wanted, &process).await.map_err(|source| Error::Monitor {
                 what: format!("execute \"{name}\" in container {}", record.id),
-                source,
+                source: Box::new(source),
             })?;
         if output.end.timed_out {
             return Err(Error::ExecTimeout { command: name, within: limit });
@@ -83,7 +83,7 @@ impl Pods {
         }
         monitor.reopen_log(&record.id).await.map_err(|source| Error::Monitor {
             what: format!("reopen the log of container {}", record.id),
-            source,
+            source: Box::new(source),
         })
     }
 

@@ -172,7 +172,7 @@ async fn spawn_monitor(task: &mut PodTask) -> Result<()> {
     let spawned = inner.services.monitors.spawn(task.id(), task.files.dir(), &procs).await;
     let (monitor, events) = spawned.map_err(|source| Error::Monitor {
         what: format!("start the monitor of sandbox {}", task.id()),
-        source,
+        source: Box::new(source),
     })?;
     task.handle.set_monitor(Some(monitor));
     task.events = Some(events);
@@ -205,7 +205,7 @@ async fn make_namespaces(task: &mut PodTask) -> Result<()> {
     let monitor = task.handle.monitor().ok_or(Error::Stopping)?;
     monitor.make_sandbox(request).await.map_err(|source| Error::Monitor {
         what: format!("make the namespaces of sandbox {}", task.id()),
-        source,
+        source: Box::new(source),
     })?;
     Ok(())
 }
@@ -225,12 +225,9 @@ async fn attach(task: &PodTask) -> Result<Option<network::Attachment>> {
         cgroup_parent: config.cgroup_parent.clone(),
         hostname: config.hostname.clone(),
     };
-    let attachment =
-        task.inner.services.network.attach(&request).await.map_err(|source| Error::Network {
-            what: "set up",
-            id: task.id().to_string(),
-            source,
-        })?;
+    let attachment = task.inner.services.network.attach(&request).await.map_err(|source| {
+        Error::Network { what: "set up", id: task.id().to_string(), source: Box::new(source) }
+    })?;
     let (files, record) = (task.files.clone(), task.record.clone());
     let ips = attachment.ips.clone();
     blocking(move || {
@@ -292,7 +289,7 @@ impl PodTask {
                 return Err(Error::Network {
                     what: "tear down",
                     id: self.id().to_string(),
-                    source,
+                    source: Box::new(source),
                 });
             }
             Err(error) => {

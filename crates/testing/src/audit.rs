@@ -111,6 +111,13 @@ impl Snapshot {
         Ok(())
     }
 
+    /// The same facts, to be compared with what another scope sees: after the daemon
+    /// was replaced, say.
+    #[must_use]
+    pub fn with_scope(&self, scope: Scope) -> Self {
+        Self { scope, facts: self.facts.clone() }
+    }
+
     /// How many facts there are.
     #[must_use]
     pub fn len(&self) -> usize {

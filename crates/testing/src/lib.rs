@@ -20,7 +20,7 @@ pub mod program;
 mod registry;
 pub mod wait;
 
-pub use containerd::Containerd;
+pub use containerd::{Containerd, write_network};
 pub use daemon::{Daemon, DaemonOptions};
 pub use ground::Ground;
 pub use liar::{Answer, Liar};

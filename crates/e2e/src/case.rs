@@ -1,0 +1,77 @@
+//! What a test case is.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use anyhow::Result;
+
+use crate::context::Context;
+
+/// A case's future.
+pub type Run<'a> = Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
+
+/// Whether cases may run at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// With others: it touches only what is its own.
+    Parallel,
+    /// Alone: it restarts the runtime or counts everything.
+    Alone,
+}
+
+/// Against whom a case is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judge {
+    /// Against every runtime.
+    Any,
+    /// Containerd is known to differ, and why.
+    Differs(&'static str),
+    /// Only ours: it looks at what only ours has.
+    Ours,
+}
+
+/// A test.
+#[derive(Clone, Copy)]
+pub struct Case {
+    /// `subject.what_must_hold`.
+    pub name: &'static str,
+    /// The test.
+    pub run: for<'a> fn(&'a Context) -> Run<'a>,
+    /// Whether it may run with others.
+    pub manner: Manner,
+    /// Against whom.
+    pub judge: Judge,
+}
+
+impl Case {
+    /// A case that must be run alone.
+    #[must_use]
+    pub const fn alone(self) -> Self {
+        Self { manner: Manner::Alone, ..self }
+    }
+
+    /// A case on which containerd is known to differ.
+    #[must_use]
+    pub const fn differs(self, reason: &'static str) -> Self {
+        Self { judge: Judge::Differs(reason), ..self }
+    }
+
+    /// A case for ours only.
+    #[must_use]
+    pub const fn ours(self) -> Self {
+        Self { judge: Judge::Ours, ..self }
+    }
+}
+
+/// Makes a case of a name and an async function of the module.
+#[macro_export]
+macro_rules! case {
+    ($name:literal, $function:path) => {
+        $crate::case::Case {
+            name: $name,
+            run: |context| Box::pin($function(context)),
+            manner: $crate::case::Manner::Parallel,
+            judge: $crate::case::Judge::Any,
+        }
+    };
+}

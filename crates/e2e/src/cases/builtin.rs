@@ -1,0 +1,95 @@
+//! A daemon of its own: the built-in network, and a socket for each service.
+
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+use cri_client::Code;
+use cri_proto::v1::{ListImagesRequest, ListPodSandboxRequest};
+use testing::audit::Snapshot;
+use testing::{Daemon, DaemonOptions, Ground};
+
+use crate::case;
+use crate::case::Case;
+use crate::catalog::{BUSYBOX, WEB};
+use crate::context::{Context, code, equal};
+use crate::runtime::{Control, Kind, Runtime};
+
+pub(super) const CASES: &[Case] = &[
+    case!("builtin.network_without_plugins", network).alone().ours(),
+    case!("builtin.two_sockets", two_sockets).alone().ours(),
+    case!("builtin.bad_configuration_is_refused", bad_configuration).alone().ours(),
+];
+
+/// Another daemon on another ground, with the same registry.
+async fn another(c: &Context, two_sockets: bool) -> Result<Runtime> {
+    let ground = Arc::new(Ground::new()?);
+    let program = c.runtime.with_daemon(|daemon| Ok(daemon.command().get_program().to_owned()))?;
+    let options = DaemonOptions {
+        program: program.into(),
+        certs_dir: c.runtime.catalog.registry.certs_dir().to_owned(),
+        cni_conf_dir: None,
+        two_sockets,
+    };
+    let daemon = Daemon::start(&ground, "builtin", options)?;
+    let catalog = Arc::clone(&c.runtime.catalog);
+    Runtime::connect(Kind::Corten, ground, catalog, Control::Corten(daemon)).await
+}
+
+async fn network(c: &Context) -> Result<()> {
+    let runtime = Arc::new(another(c, false).await?);
+    let other = Context::new(Arc::clone(&runtime), "builtin");
+    other.pull(BUSYBOX).await?;
+    other.pull(WEB).await?;
+    other.plain_pod().await?;
+    other.clean_up().await?;
+    let before = Snapshot::take(&runtime.audit_scope())?;
+
+    let pod = other.plain_pod().await?;
+    let address = super::network::web_server(&other, &pod).await?;
+    ensure!(address.starts_with(&runtime.ground.subnet_prefix()), "the address is {address}");
+    let page = super::network::get(&format!("{address}:80")).await?;
+    equal("the page", page, testing::image::PAGE)?;
+    let second = other.plain_pod().await?;
+    let config = other.script(&format!("wget -q -O - http://{address}/"));
+    equal("the page", other.output(&second, &config).await?, testing::image::PAGE.trim_end())?;
+
+    runtime.kill()?;
+    runtime.launch().await?;
+    equal("the page", super::network::get(&format!("{address}:80")).await?, testing::image::PAGE)?;
+    equal("the address", other.address(&pod).await?, address)?;
+    other.clean_up().await?;
+    before.with_scope(runtime.audit_scope()).audit()
+}
+
+async fn two_sockets(c: &Context) -> Result<()> {
+    let runtime = Arc::new(another(c, true).await?);
+    let (socket, image_socket) =
+        runtime.with_daemon(|daemon| Ok((daemon.socket(), daemon.image_socket())))?;
+    ensure!(socket != image_socket, "one socket");
+    UnixStream::connect(&image_socket)?;
+    runtime.images.list_images(ListImagesRequest::default()).await?;
+    runtime.pods.list_pod_sandbox(ListPodSandboxRequest::default()).await?;
+    // Each service is on its own socket only.
+    let options = cri_client::Options::default();
+    let image_endpoint = cri_client::Endpoint::try_from(image_socket.as_path())?;
+    let wrong = cri_client::RuntimeClient::connect(image_endpoint, options).await;
+    equal("the code", code(wrong.map_err(Into::into))?, Code::Unimplemented)?;
+    let endpoint = cri_client::Endpoint::try_from(socket.as_path())?;
+    let wrong = cri_client::ImageClient::connect(endpoint, options).await;
+    equal("the code", code(wrong.map_err(Into::into))?, Code::Unimplemented)
+}
+
+async fn bad_configuration(c: &Context) -> Result<()> {
+    let file = c.directory()?.join("config.toml");
+    std::fs::write(&file, "[images]\ncerts_dirs = []\nno_such_key = 1\n")?;
+    let program = c.runtime.with_daemon(|daemon| Ok(daemon.command().get_program().to_owned()))?;
+    let output =
+        std::process::Command::new(program).arg("serve").arg("--config").arg(&file).output()?;
+    ensure!(!output.status.success(), "it runs");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    for wanted in ["no_such_key", "line 3", &file.display().to_string()] {
+        ensure!(error.contains(wanted), "it does not say {wanted}: {error}");
+    }
+    Ok(())
+}

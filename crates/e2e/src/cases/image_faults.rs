@@ -1,0 +1,247 @@
+//! Registries that are down, empty or lie.
+
+use anyhow::{Result, ensure};
+use cri_client::Code;
+use serde_json::{Value, json};
+use testing::image::digest;
+use testing::{Answer, Liar};
+
+use crate::case;
+use crate::case::Case;
+use crate::context::{Context, code, refusal};
+
+pub(super) const CASES: &[Case] = &[
+    case!("image_fault.not_in_the_registry", not_found),
+    case!("image_fault.registry_is_down", down).differs("1.6 does not say RegistryUnavailable"),
+    case!("image_fault.layer_has_another_digest", wrong_layer),
+    case!("image_fault.layer_has_another_diff_id", wrong_diff_id),
+    case!("image_fault.layer_is_cut_off", short_layer),
+    case!("image_fault.layer_is_not_an_archive", not_an_archive),
+    case!("image_fault.manifest_has_another_digest", wrong_manifest),
+    case!("image_fault.manifest_is_no_manifest", bad_manifest),
+    case!("image_fault.configuration_has_another_digest", wrong_config),
+    case!("image_fault.no_such_platform", no_platform),
+    case!("image_fault.registry_answers_with_errors", server_errors),
+    case!("image_fault.path_leaves_the_layer", escape),
+];
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+
+/// An image as it is served, to be spoilt before it is.
+struct Served {
+    layer: Vec<u8>,
+    diff_id: String,
+    liar: Liar,
+}
+
+impl Served {
+    fn new(layer: Vec<u8>) -> Result<Self> {
+        Ok(Self { diff_id: digest(&layer), layer, liar: Liar::start()? })
+    }
+
+    fn name(&self) -> String {
+        format!("{}/lies:1", self.liar.address())
+    }
+
+    fn config(&self) -> Vec<u8> {
+        let rootfs = json!({ "type": "layers", "diff_ids": [self.diff_id] });
+        let config = json!({
+            "os": "linux", "architecture": "amd64", "config": {}, "rootfs": rootfs,
+        });
+        config.to_string().into_bytes()
+    }
+
+    fn manifest(&self) -> Vec<u8> {
+        let descriptor = |kind: &str, bytes: &[u8]| -> Value {
+            json!({ "mediaType": kind, "digest": digest(bytes), "size": bytes.len() })
+        };
+        let config = descriptor("application/vnd.oci.image.config.v1+json", &self.config());
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": MANIFEST, "config": config,
+            "layers": [descriptor(LAYER, &self.layer)],
+        });
+        manifest.to_string().into_bytes()
+    }
+
+    /// Serves everything as it should be.
+    fn serve(&self) {
+        let manifest = self.manifest();
+        self.say_manifest("1", Answer::ok(MANIFEST, &manifest));
+        self.say_manifest(&digest(&manifest), Answer::ok(MANIFEST, &manifest));
+        self.say_blob(&self.config(), Answer::ok(LAYER, &self.config()));
+        self.say_blob(&self.layer, Answer::ok(LAYER, &self.layer));
+    }
+
+    fn say_manifest(&self, reference: &str, answer: Answer) {
+        self.liar.say(&format!("/v2/lies/manifests/{reference}"), answer);
+    }
+
+    fn say_blob(&self, blob: &[u8], answer: Answer) {
+        self.liar.say(&format!("/v2/lies/blobs/{}", digest(blob)), answer);
+    }
+
+    /// The pull must fail and leave nothing that can be seen.
+    async fn refused(&self, c: &Context) -> Result<String> {
+        let name = self.name();
+        let error = refusal(c.pull(&name).await)?.to_string();
+        ensure!(c.image(&name).await?.is_none(), "the image is there");
+        ensure!(!error.contains('\n'), "the error has more than a line: {error}");
+        Ok(error)
+    }
+}
+
+fn archive() -> Result<Vec<u8>> {
+    let mut layer = testing::image::LayerBuilder::new();
+    layer.file("a/file", 0o644, b"content")?;
+    layer.finish()
+}
+
+async fn not_found(c: &Context) -> Result<()> {
+    let error = refusal(c.pull("docker.io/e2e/none:1").await)?.to_string();
+    ensure!(error.contains("e2e/none"), "the error does not say what: {error}");
+    ensure!(c.image("docker.io/e2e/none:1").await?.is_none(), "the image is there");
+    Ok(())
+}
+
+async fn down(c: &Context) -> Result<()> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let name = format!("{}/down:1", listener.local_addr()?);
+    drop(listener);
+    let result = c.pull(&name).await;
+    let error = refusal(result)?;
+    // The kubelet strips the code only if it is Unknown, and then looks at the start.
+    let message = error.to_string();
+    ensure!(message.contains("RegistryUnavailable: "), "the error is {message}");
+    crate::context::equal("the code", code::<()>(Err(error))?, Code::Unknown)
+}
+
+async fn wrong_layer(c: &Context) -> Result<()> {
+    let served = Served::new(archive()?)?;
+    served.serve();
+    let mut other = served.layer.clone();
+    other[600] ^= 1;
+    served.say_blob(&served.layer, Answer::ok(LAYER, &other));
+    served.refused(c).await?;
+    // Told the truth afterwards, the same pull works: nothing of the lie was kept.
+    served.serve();
+    c.pull(&served.name()).await?;
+    c.remove_image(&served.name()).await
+}
+
+async fn wrong_diff_id(c: &Context) -> Result<()> {
+    let mut served = Served::new(archive()?)?;
+    served.diff_id = digest(b"another");
+    served.serve();
+    served.refused(c).await?;
+    Ok(())
+}
+
+async fn short_layer(c: &Context) -> Result<()> {
+    let served = Served::new(archive()?)?;
+    served.serve();
+    let short = &served.layer[..700];
+    served.say_blob(&served.layer, Answer::ok(LAYER, short));
+    served.refused(c).await?;
+    let length = Some(served.layer.len());
+    served.say_blob(&served.layer, Answer { length, ..Answer::ok(LAYER, short) });
+    served.refused(c).await?;
+    Ok(())
+}
+
+async fn not_an_archive(c: &Context) -> Result<()> {
+    let served = Served::new(vec![b'x'; 5000])?;
+    served.serve();
+    served.refused(c).await?;
+    Ok(())
+}
+
+async fn wrong_manifest(c: &Context) -> Result<()> {
+    let served = Served::new(archive()?)?;
+    served.serve();
+    let wanted = digest(b"another manifest");
+    served.say_manifest(&wanted, Answer::ok(MANIFEST, &served.manifest()));
+    let name = format!("{}/lies@{wanted}", served.liar.address());
+    refusal(c.pull(&name).await)?;
+    ensure!(c.image(&name).await?.is_none(), "the image is there");
+    Ok(())
+}
+
+async fn bad_manifest(c: &Context) -> Result<()> {
+    let served = Served::new(archive()?)?;
+    for body in ["", "null", "[]", "{\"schemaVersion\":2}", "{", "\u{0}\u{1}"] {
+        served.serve();
+        served.say_manifest("1", Answer::ok(MANIFEST, body.as_bytes()));
+        served.say_manifest(&digest(body.as_bytes()), Answer::ok(MANIFEST, body.as_bytes()));
+        served.refused(c).await?;
+    }
+    Ok(())
+}
+
+async fn wrong_config(c: &Context) -> Result<()> {
+    let served = Served::new(archive()?)?;
+    served.serve();
+    served.say_blob(&served.config(), Answer::ok(LAYER, b"{}"));
+    served.refused(c).await?;
+    Ok(())
+}
+
+async fn no_platform(c: &Context) -> Result<()> {
+    let served = Served::new(archive()?)?;
+    served.serve();
+    let manifest = served.manifest();
+    let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [{
+        "mediaType": MANIFEST, "digest": digest(&manifest), "size": manifest.len(),
+        "platform": { "os": "linux", "architecture": "s390x" },
+    }] });
+    let index = index.to_string();
+    served.say_manifest("1", Answer::ok(INDEX, index.as_bytes()));
+    served.say_manifest(&digest(index.as_bytes()), Answer::ok(INDEX, index.as_bytes()));
+    served.refused(c).await?;
+    Ok(())
+}
+
+async fn server_errors(c: &Context) -> Result<()> {
+    let served = Served::new(archive()?)?;
+    for status in [401, 403, 500] {
+        served.say_manifest("1", Answer::status(status));
+        served.refused(c).await?;
+    }
+    Ok(())
+}
+
+async fn escape(c: &Context) -> Result<()> {
+    let target = c.directory()?.join("escaped");
+    let up =
+        format!("{}{}", "../".repeat(20), target.display().to_string().trim_start_matches('/'));
+    let mut layer = archive_with(&up, b"escaped");
+    layer.extend([0; 1024]);
+    let served = Served::new(layer)?;
+    served.serve();
+    // Refused, or kept inside: both are safe.
+    let _ = c.pull(&served.name()).await;
+    ensure!(!target.exists(), "the layer wrote to {}", target.display());
+    c.remove_image(&served.name()).await
+}
+
+/// A tar header by hand: libraries refuse to write such a path.
+fn archive_with(path: &str, content: &[u8]) -> Vec<u8> {
+    let mut header = [0u8; 512];
+    let mut put =
+        |at: usize, text: &str| header[at..at + text.len()].copy_from_slice(text.as_bytes());
+    put(0, &path[..path.len().min(99)]);
+    put(100, "0000644\0");
+    put(108, "0000000\0");
+    put(116, "0000000\0");
+    put(124, &format!("{:011o}\0", content.len()));
+    put(136, "00000000000\0");
+    put(148, "        ");
+    put(156, "0");
+    put(257, "ustar\x0000");
+    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let mut body = content.to_vec();
+    body.resize(512, 0);
+    [&header[..], &body].concat()
+}

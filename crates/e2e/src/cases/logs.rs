@@ -1,0 +1,144 @@
+//! Log files.
+
+use std::fs;
+
+use anyhow::{Context as _, Result, ensure};
+use cri_proto::v1::ReopenContainerLogRequest;
+
+use crate::case;
+use crate::case::Case;
+use crate::context::{Context, PATIENCE, equal, refusal, until};
+use crate::logs;
+
+pub(super) const CASES: &[Case] = &[
+    case!("log.both_streams_in_the_format", streams),
+    case!("log.last_line_without_end", partial),
+    case!("log.long_lines_are_split", long),
+    case!("log.many_lines_in_order", many),
+    case!("log.binary_bytes", binary),
+    case!("log.is_complete_at_the_end", complete),
+    case!("log.reopen", reopen),
+    case!("log.reopen_of_an_ended_one_makes_no_file", reopen_ended),
+    case!("log.none_when_no_path", no_path),
+];
+
+async fn streams(c: &Context) -> Result<()> {
+    let pod = c.plain_pod().await?;
+    let config = c.script("echo one; echo two >&2; echo; echo ' three  '");
+    let id = c.run(&pod, &config).await?;
+    c.exited(&id).await?;
+    let log = logs::read(&pod, &config)?;
+    equal("standard output", log.of("stdout"), "one\n\n three  \n")?;
+    equal("standard error", log.of("stderr"), "two\n")?;
+    ensure!(log.0.iter().all(|line| !line.partial), "a partial line");
+    ensure!(log.0.is_sorted_by_key(|line| line.time), "the times go back");
+    Ok(())
+}
+
+async fn partial(c: &Context) -> Result<()> {
+    let pod = c.plain_pod().await?;
+    let config = c.script("printf abcd");
+    let id = c.run(&pod, &config).await?;
+    c.exited(&id).await?;
+    let log = logs::read(&pod, &config)?;
+    let texts: Vec<&str> = log.0.iter().map(|line| line.text.as_str()).collect();
+    equal("the text", texts, ["abcd"])
+}
+
+async fn long(c: &Context) -> Result<()> {
+    let pod = c.plain_pod().await?;
+    let size = 100_000;
+    let config = c.script(&format!("head -c {size} /dev/zero | tr '\\0' x; echo; echo short"));
+    let id = c.run(&pod, &config).await?;
+    c.exited(&id).await?;
+    let log = logs::read(&pod, &config)?;
+    let longest = log.0.iter().map(|line| line.text.len()).max().unwrap_or(0);
+    ensure!(longest <= 16 << 10, "a line of {longest}");
+    ensure!(log.0.iter().filter(|line| line.partial).count() >= 6, "too few parts");
+    equal("the text", log.text(), format!("{}\nshort\n", "x".repeat(size)))
+}
+
+async fn many(c: &Context) -> Result<()> {
+    let pod = c.plain_pod().await?;
+    let config = c.script("seq 1 50000");
+    let id = c.run(&pod, &config).await?;
+    c.exited(&id).await?;
+    let log = logs::read(&pod, &config)?;
+    let wanted: String = (1..=50_000).map(|number| format!("{number}\n")).collect();
+    ensure!(log.text() == wanted, "{} of 50000 lines, or out of order", log.0.len());
+    Ok(())
+}
+
+async fn binary(c: &Context) -> Result<()> {
+    let pod = c.plain_pod().await?;
+    let config = c.script("printf 'a\\000b\\r\\377\\n'; printf '\\n'");
+    let id = c.run(&pod, &config).await?;
+    c.exited(&id).await?;
+    let bytes = fs::read(logs::path(&pod, &config))?;
+    let found = bytes.windows(5).any(|window| window == b"a\x00b\r\xff");
+    ensure!(found, "the bytes are not there: {bytes:?}");
+    Ok(())
+}
+
+async fn complete(c: &Context) -> Result<()> {
+    let pod = c.plain_pod().await?;
+    for _ in 0..5 {
+        let config = c.script("seq 1 3000; exit 3");
+        let id = c.run(&pod, &config).await?;
+        c.exited(&id).await?;
+        // Once the end is reported all is there, as the kubelet reads it then.
+        let log = logs::read(&pod, &config)?;
+        equal("the last line", log.0.last().map(|line| line.text.as_str()), Some("3000"))?;
+    }
+    Ok(())
+}
+
+async fn reopen(c: &Context) -> Result<()> {
+    let pod = c.plain_pod().await?;
+    let config = c.script("i=0; while [ $i -lt 400 ]; do i=$((i+1)); echo $i; sleep 0.01; done");
+    let id = c.run(&pod, &config).await?;
+    let path = logs::path(&pod, &config);
+    until(PATIENCE, "the first lines", || async {
+        Ok((fs::metadata(&path)?.len() > 100).then_some(()))
+    })
+    .await?;
+    let old = path.with_extension("old");
+    fs::rename(&path, &old)?;
+    let request = ReopenContainerLogRequest { container_id: id.clone() };
+    c.runtime.pods.reopen_container_log(request).await?;
+    ensure!(path.exists(), "the new file is not there at once");
+    let size = fs::metadata(&old)?.len();
+    c.exited(&id).await?;
+    equal("the old file's size", fs::metadata(&old)?.len(), size)?;
+    let before = logs::Log::parse(&fs::read_to_string(&old)?)?;
+    let after = logs::read(&pod, &config)?;
+    let text = format!("{}{}", before.text(), after.text());
+    let wanted: String = (1..=400).map(|number| format!("{number}\n")).collect();
+    ensure!(text == wanted, "lines are lost or doubled: {} + {}", before.0.len(), after.0.len());
+    ensure!(!before.0.is_empty() && !after.0.is_empty(), "one of the files is empty");
+    Ok(())
+}
+
+async fn reopen_ended(c: &Context) -> Result<()> {
+    let pod = c.plain_pod().await?;
+    let config = c.script("echo x");
+    let id = c.run(&pod, &config).await?;
+    c.exited(&id).await?;
+    let path = logs::path(&pod, &config);
+    fs::rename(&path, path.with_extension("old"))?;
+    let request = ReopenContainerLogRequest { container_id: id };
+    let result = c.runtime.pods.reopen_container_log(request).await;
+    refusal(result.map_err(Into::into))?;
+    ensure!(!path.exists(), "a new file was made");
+    Ok(())
+}
+
+async fn no_path(c: &Context) -> Result<()> {
+    let pod = c.plain_pod().await?;
+    let mut config = c.script("seq 1 1000");
+    config.log_path = String::new();
+    let id = c.run(&pod, &config).await?;
+    let status = c.exited(&id).await.context("a full pipe, perhaps")?;
+    equal("the code", status.exit_code, 0)?;
+    Ok(())
+}

@@ -1,0 +1,104 @@
+//! Runs the end-to-end tests and prints their results side by side.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::{Parser, ValueEnum};
+use e2e::case::Case;
+use e2e::catalog::Catalog;
+use e2e::report::Results;
+use e2e::runtime::{Kind, Runtime};
+use testing::{Containerd, Ground};
+
+/// End-to-end tests of CRI runtimes.
+#[derive(Parser)]
+struct Arguments {
+    /// Against whom.
+    #[arg(long, value_enum, default_value = "corten")]
+    runtime: Which,
+    /// Only cases whose name holds this text; may be given more than once.
+    #[arg(long)]
+    filter: Vec<String>,
+    /// Our program; its monitor is beside it.
+    #[arg(long)]
+    program: Option<PathBuf>,
+    /// Shows the cases' names.
+    #[arg(long)]
+    list: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Which {
+    Corten,
+    Containerd,
+    Both,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(arguments: &Arguments) -> Result<bool> {
+    let mut cases = e2e::cases::all();
+    if !arguments.filter.is_empty() {
+        let wanted = |case: &Case| arguments.filter.iter().any(|text| case.name.contains(text));
+        cases.retain(wanted);
+    }
+    ensure!(!cases.is_empty(), "no case has such a name");
+    if arguments.list {
+        cases.iter().for_each(|case| println!("{}", case.name));
+        return Ok(true);
+    }
+    let mut results = Results::default();
+    let mut columns = Vec::new();
+    if arguments.runtime != Which::Containerd {
+        results.merge(against(Kind::Corten, arguments, &cases).await?);
+        columns.push((Kind::Corten, format!("corten {}", env!("CARGO_PKG_VERSION"))));
+    }
+    if arguments.runtime != Which::Corten {
+        results.merge(against(Kind::Containerd, arguments, &cases).await?);
+        columns.push((Kind::Containerd, format!("containerd {}", Containerd::version()?)));
+    }
+    results.print(&columns);
+    // Ours must pass; containerd judges the tests, the tests do not judge it.
+    let judged = columns.first().context("nothing was run")?.0;
+    let (passed, failed) = results.counts(judged);
+    if columns.len() > 1 {
+        let (passed, failed) = results.counts(Kind::Containerd);
+        println!("beside it, on containerd: {passed} hold, {failed} do not unexpectedly");
+    }
+    println!("end-to-end: {passed} passed, {failed} failed");
+    Ok(failed == 0)
+}
+
+async fn against(kind: Kind, arguments: &Arguments, cases: &[Case]) -> Result<Results> {
+    let ground = Arc::new(Ground::new()?);
+    let catalog = Arc::new(Catalog::build(&ground).context("failed to build the images")?);
+    let runtime = match kind {
+        Kind::Corten => {
+            let program = arguments.program.clone().unwrap_or_else(program);
+            let program = program.canonicalize();
+            let program = program.context("our program is not built: run `make build`")?;
+            Runtime::corten(ground, catalog, &program).await?
+        }
+        Kind::Containerd => Runtime::containerd(ground, catalog).await?,
+    };
+    e2e::runner::run(Arc::new(runtime), cases).await
+}
+
+fn program() -> PathBuf {
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
+    target.join("dist/corten")
+}

@@ -1,0 +1,186 @@
+//! A runtime under test.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use cri_client::{Endpoint, ImageClient, Options, RuntimeClient, Timeouts};
+use testing::audit::Scope;
+use testing::{Containerd, Daemon, DaemonOptions, Ground};
+
+use crate::catalog::Catalog;
+
+/// Longer than any call should take on a busy machine; cases that are about time
+/// have limits of their own.
+const CALL_LIMIT: Duration = Duration::from_secs(60);
+
+/// Which runtime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Ours.
+    Corten,
+    /// Debian's.
+    Containerd,
+}
+
+/// The process behind the socket.
+pub enum Control {
+    /// Ours.
+    Corten(Daemon),
+    /// Debian's.
+    Containerd(Containerd),
+}
+
+/// A runtime that runs, and the clients that talk to it.
+pub struct Runtime {
+    /// Which.
+    pub kind: Kind,
+    /// Where it stands.
+    pub ground: Arc<Ground>,
+    /// What can be pulled.
+    pub catalog: Arc<Catalog>,
+    /// Its `RuntimeService`.
+    pub pods: RuntimeClient,
+    /// Its `ImageService`.
+    pub images: ImageClient,
+    control: Mutex<Control>,
+}
+
+impl Runtime {
+    /// Starts ours with the network plugins that containerd has too.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub async fn corten(
+        ground: Arc<Ground>,
+        catalog: Arc<Catalog>,
+        program: &Path,
+    ) -> Result<Self> {
+        let network = testing::write_network(&ground, &ground.make("plugins")?)?;
+        let options = DaemonOptions {
+            program: program.to_owned(),
+            certs_dir: catalog.registry.certs_dir().to_owned(),
+            cni_conf_dir: Some(network),
+            two_sockets: false,
+        };
+        let daemon = Daemon::start(&ground, "corten", options)?;
+        Self::connect(Kind::Corten, ground, catalog, Control::Corten(daemon)).await
+    }
+
+    /// Starts Debian's containerd.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub async fn containerd(ground: Arc<Ground>, catalog: Arc<Catalog>) -> Result<Self> {
+        let containerd = Containerd::start(&ground, catalog.registry.certs_dir())?;
+        Self::connect(Kind::Containerd, ground, catalog, Control::Containerd(containerd)).await
+    }
+
+    /// Connects to what runs already.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn connect(
+        kind: Kind,
+        ground: Arc<Ground>,
+        catalog: Arc<Catalog>,
+        control: Control,
+    ) -> Result<Self> {
+        let (socket, image_socket) = control.sockets();
+        let (pods, images) = clients(&socket, &image_socket).await?;
+        Ok(Self { kind, ground, catalog, pods, images, control: Mutex::new(control) })
+    }
+
+    /// The process behind the socket.
+    pub fn control(&self) -> MutexGuard<'_, Control> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The socket of `RuntimeService`.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.control().sockets().0
+    }
+
+    /// What the leak audit looks at.
+    #[must_use]
+    pub fn audit_scope(&self) -> Scope {
+        match &*self.control() {
+            Control::Corten(daemon) => daemon.audit_scope(&self.ground),
+            Control::Containerd(_) => Scope::of(&self.ground),
+        }
+    }
+
+    /// Kills the runtime's daemon at once.
+    ///
+    /// # Errors
+    /// If it is not running.
+    pub fn kill(&self) -> Result<()> {
+        match &mut *self.control() {
+            Control::Corten(daemon) => daemon.kill(),
+            Control::Containerd(containerd) => containerd.kill(),
+        }
+    }
+
+    /// Starts the daemon again and waits until it answers.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub async fn launch(&self) -> Result<()> {
+        match &mut *self.control() {
+            Control::Corten(daemon) => daemon.launch()?,
+            Control::Containerd(containerd) => containerd.launch()?,
+        }
+        let (socket, image_socket) = self.control().sockets();
+        clients(&socket, &image_socket).await?;
+        // Our own clients dial again only after a pause that grows with failures.
+        self.settle().await
+    }
+
+    /// Waits until our own clients have dialled again.
+    ///
+    /// # Errors
+    /// If they have not after a while.
+    pub async fn settle(&self) -> Result<()> {
+        crate::context::until(Duration::from_secs(30), "the clients to dial again", || async {
+            let pods = self.pods.list_pod_sandbox(cri_proto::v1::ListPodSandboxRequest::default());
+            let images = self.images.image_fs_info(cri_proto::v1::ImageFsInfoRequest {});
+            Ok((pods.await.is_ok() && images.await.is_ok()).then_some(()))
+        })
+        .await
+    }
+
+    /// Our daemon.
+    ///
+    /// # Errors
+    /// If it is another.
+    pub fn with_daemon<T>(&self, act: impl FnOnce(&mut Daemon) -> Result<T>) -> Result<T> {
+        match &mut *self.control() {
+            Control::Corten(daemon) => act(daemon),
+            Control::Containerd(_) => bail!("this is not our daemon"),
+        }
+    }
+}
+
+impl Control {
+    fn sockets(&self) -> (PathBuf, PathBuf) {
+        match self {
+            Self::Corten(daemon) => (daemon.socket(), daemon.image_socket()),
+            Self::Containerd(containerd) => (containerd.socket(), containerd.socket()),
+        }
+    }
+}
+
+/// Connects once the services answer: containerd's come up after its socket.
+async fn clients(socket: &Path, image_socket: &Path) -> Result<(RuntimeClient, ImageClient)> {
+    let options = Options { timeouts: Timeouts::all(CALL_LIMIT), ..Options::default() };
+    let (socket, image_socket) = (Endpoint::try_from(socket)?, Endpoint::try_from(image_socket)?);
+    crate::context::until(Duration::from_secs(30), "the services to answer", || async {
+        let pods = RuntimeClient::connect(socket.clone(), options).await;
+        let images = ImageClient::connect(image_socket.clone(), options).await;
+        Ok(pods.ok().zip(images.ok()))
+    })
+    .await
+    .context("the runtime does not answer")
+}

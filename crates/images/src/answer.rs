@@ -98,6 +98,12 @@ impl Origin<'_> {
         let message = self.words(response).await;
         let (host, what) = (self.host.to_owned(), self.what.to_owned());
         match status {
+            // The client follows the others.
+            300..=399 => Failure::last(PullError::Registry {
+                host,
+                step: format!("get {what}"),
+                message: format!("status {status}: a redirect to where no registry is"),
+            }),
             404 => Failure::last(PullError::NotFound { host, what, message }),
             401 | 403 => Failure::last(PullError::Unauthorized { host, what, status, message }),
             408 | 429 | 500.. => Failure {

@@ -1,0 +1,135 @@
+//! Against Debian's docker-registry, with images that skopeo pushes.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    process::Command,
+    time::Duration,
+};
+
+use common::{
+    Bed,
+    made::{self, Layer, Made, OCI_MANIFEST},
+};
+use images::PullErrorKind;
+use testing::{Ground, Registry, program::Program};
+
+fn layout(dir: &Path, image: &Made) -> std::path::PathBuf {
+    let mut entry = image.entry("amd64");
+    entry["annotations"] = serde_json::json!({ "org.opencontainers.image.ref.name": "t" });
+    let blobs = dir.join("blobs/sha256");
+    fs::create_dir_all(&blobs).unwrap();
+    fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+    fs::write(dir.join("index.json"), made::index(&[entry])).unwrap();
+    let all = image.blobs.values().chain([&image.manifest]);
+    for bytes in all {
+        fs::write(blobs.join(&made::digest(bytes)[7..]), bytes).unwrap();
+    }
+    dir.to_owned()
+}
+
+#[tokio::test]
+async fn images_come_from_a_real_registry_under_any_name() {
+    let ground = Ground::new().unwrap();
+    let registry = Registry::start(&ground).unwrap();
+    let work = tempfile::tempdir().unwrap();
+    let image = Made::with(&[Layer::file("f", "1"), Layer::file("g", "2")], "u", OCI_MANIFEST);
+    let dir = layout(work.path(), &image);
+    registry.push(&dir, "t", "library/busybox:1.36").unwrap();
+    registry.push_as_docker(&dir, "t", "library/busybox:docker").unwrap();
+    let bed = Bed::with(|options| options.certs_dirs = vec![registry.certs_dir().to_owned()]);
+
+    let direct = format!("{}/library/busybox:1.36", registry.address());
+    let pulled = bed.images.pull(&direct, None).await.unwrap();
+    assert_eq!(pulled.id.to_string(), image.id());
+    let pulled = bed.images.pull("busybox:1.36", None).await.unwrap();
+    assert_eq!(pulled.repo_tags, [direct.clone(), "docker.io/library/busybox:1.36".into()]);
+    let by_digest = format!("docker.io/library/busybox@{}", image.digest());
+    assert!(pulled.repo_digests.contains(&by_digest));
+    assert_eq!(bed.images.pull(&by_digest, None).await.unwrap(), pulled);
+    let docker = bed.images.pull("docker.io/library/busybox:docker", None).await.unwrap();
+    assert_eq!(docker.id, pulled.id);
+    assert_eq!(bed.text(&docker, "g").as_deref(), Some("2"));
+
+    let error = bed.images.pull("busybox:nope", None).await.unwrap_err();
+    assert!(error.to_string().contains("manifest unknown"), "{error}");
+    bed.images.remove(&direct).await.unwrap();
+    assert!(bed.images.list().is_empty() && bed.snapshots.layers().is_empty());
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A registry that speaks TLS with a certificate of its own, in `dir/ca.pem`.
+fn start_with_tls(ground: &Ground, dir: &Path) -> (Program, SocketAddr) {
+    let (key, certificate) = (dir.join("key.pem"), dir.join("ca.pem"));
+    run(Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
+        .args([
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=test",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+        ])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate));
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let text = format!(
+        "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
+         storage: {{filesystem: {{rootdirectory: {}/blobs}}}}\n\
+         http: {{addr: \"{address}\", tls: {{certificate: {}, key: {}}}}}\n",
+        dir.display(),
+        certificate.display(),
+        key.display()
+    );
+    fs::write(dir.join("registry.yml"), text).unwrap();
+    let mut command = Command::new("docker-registry");
+    command.arg("serve").arg(dir.join("registry.yml"));
+    let mut program = Program::start(&mut command, &ground.log("tls-registry")).unwrap();
+    let up = || TcpStream::connect(address).is_ok();
+    program.until(Duration::from_secs(20), "the registry", up).unwrap();
+    (program, address)
+}
+
+#[tokio::test]
+async fn certificates_are_checked_as_configured() {
+    let (ground, work) = (Ground::new().unwrap(), tempfile::tempdir().unwrap());
+    let (_program, address) = start_with_tls(&ground, work.path());
+    let image = Made::with(&[Layer::file("f", "1")], "u", OCI_MANIFEST);
+    let dir = layout(&work.path().join("layout"), &image);
+    run(Command::new("skopeo")
+        .args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"])
+        .arg(format!("oci:{}:t", dir.display()))
+        .arg(format!("docker://{address}/app:1")));
+    for (settings, good) in [
+        ("", false),
+        ("skip_verify = true", true),
+        ("ca = \"ca.pem\"", true),
+        ("ca = [\"ca.pem\"]", true),
+    ] {
+        let bed = Bed::new();
+        bed.hosts("tls.example", &format!("server = \"https://{address}\"\n{settings}\n"));
+        let place = bed.dir.path().join("certs.d/tls.example/ca.pem");
+        fs::copy(work.path().join("ca.pem"), place).unwrap();
+        match bed.images.pull("tls.example/app:1", None).await {
+            Ok(pulled) => assert!(good && pulled.id.to_string() == image.id(), "{settings}"),
+            Err(error) => {
+                assert!(!good, "{settings}: {error}");
+                assert_eq!(error.kind(), PullErrorKind::RegistryUnavailable, "{error}");
+                assert!(error.to_string().contains("certificate"), "{error}");
+            }
+        }
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! 2026-11-23T10:11:12.000000001Z stdout F a whole line
-//! 2026-11-23T10:11:12.000000002Z stderr P the first part of a line longer than the limit
+//! 2026-11-23T10:11:12.000000002Z stderr P a part of a line: of one longer than the limit, or without an end
 //! ```
 //!
 //! What must never happen: a line is lost or out of order while the disk takes it; a
@@ -17,4 +17,4 @@ mod time;
 mod writer;
 
 pub use line::Stream;
-pub use writer::{LogError, LogWriter, Trouble};
+pub use writer::{LogError, LogWriter, Scratch, Trouble};

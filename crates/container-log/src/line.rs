@@ -20,43 +20,58 @@ impl Stream {
     }
 }
 
-/// The unfinished line of a stream.
+/// What stands before the text of the lines of one moment.
+pub(crate) struct Heads {
+    whole: [u8; HEAD],
+    part: [u8; HEAD],
+}
+
+/// A time stamp, a stream of six letters, a tag of one, and the spaces after them.
+const HEAD: usize = time::LENGTH + " stdout F ".len();
+
+impl Heads {
+    pub(crate) fn new(now_ns: i64, stream: Stream) -> Self {
+        let mut whole = [b' '; HEAD];
+        whole[..time::LENGTH].copy_from_slice(&time::stamp(now_ns));
+        whole[time::LENGTH..HEAD - 2].copy_from_slice(stream.tag());
+        let mut part = whole;
+        whole[HEAD - 2] = b'F';
+        part[HEAD - 2] = b'P';
+        Self { whole, part }
+    }
+
+    /// What stands before a whole line, or before a part of one.
+    pub(crate) fn of(&self, whole: bool) -> &[u8] {
+        if whole { &self.whole } else { &self.part }
+    }
+}
+
+/// A line, or a part of one, in two pieces: what was kept from before, and what came now.
+pub(crate) struct Line<'a> {
+    pub(crate) whole: bool,
+    pub(crate) text: [&'a [u8]; 2],
+}
+
+/// The unfinished line of a stream: never longer than a line may be.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
     bytes: Vec<u8>,
 }
 
-/// Writes one line: `stamp stream tag text`.
-pub(crate) fn push(out: &mut Vec<u8>, now_ns: i64, stream: Stream, whole: bool, text: &[u8]) {
-    time::write(out, now_ns);
-    out.extend_from_slice(stream.tag());
-    out.extend_from_slice(if whole { b"F " } else { b"P " });
-    out.extend_from_slice(text);
-    out.push(b'\n');
-}
-
 impl Pending {
-    /// Takes bytes and writes the lines that are complete. A line longer than `max` is
-    /// written in parts of that size.
-    pub(crate) fn take(
-        &mut self,
-        out: &mut Vec<u8>,
-        now_ns: i64,
-        stream: Stream,
-        mut bytes: &[u8],
-        max: usize,
-    ) {
+    /// Takes bytes and emits the lines that are complete. A line longer than `max` is emitted in
+    /// parts of that size.
+    pub(crate) fn take(&mut self, mut bytes: &[u8], max: usize, mut emit: impl FnMut(Line<'_>)) {
         while !bytes.is_empty() {
-            let end = bytes.iter().position(|&b| b == b'\n');
+            let end = memchr::memchr(b'\n', bytes);
             let line = &bytes[..end.unwrap_or(bytes.len())];
             let room = max - self.bytes.len();
             if line.len() > room {
                 // The part that fits goes out; the rest is looked at again.
-                let (part, _) = line.split_at(room);
-                self.emit(out, now_ns, stream, false, part);
+                self.emit(false, &line[..room], &mut emit);
                 bytes = &bytes[room..];
             } else if end.is_some() {
-                self.emit(out, now_ns, stream, true, line);
+                self.emit(true, line, &mut emit);
                 bytes = &bytes[line.len() + 1..];
             } else {
                 self.bytes.extend_from_slice(line);
@@ -65,23 +80,19 @@ impl Pending {
         }
     }
 
-    fn emit(&mut self, out: &mut Vec<u8>, now_ns: i64, stream: Stream, whole: bool, end: &[u8]) {
-        if self.bytes.is_empty() {
-            push(out, now_ns, stream, whole, end);
-            return;
+    /// Emits what is left of a stream that has ended. It is a part: there is no end of line, and
+    /// who puts the log together again must not add one.
+    pub(crate) fn finish(&mut self, mut emit: impl FnMut(Line<'_>)) {
+        if !self.bytes.is_empty() {
+            self.emit(false, &[], &mut emit);
         }
-        self.bytes.extend_from_slice(end);
-        push(out, now_ns, stream, whole, &self.bytes);
+    }
+
+    fn emit(&mut self, whole: bool, end: &[u8], emit: &mut impl FnMut(Line<'_>)) {
+        emit(Line { whole, text: [&self.bytes, end] });
         self.bytes.clear();
         // A long line's memory is given back; a short one's is kept for the next.
         self.bytes.shrink_to(KEPT_BYTES);
-    }
-
-    /// Writes what is left of a stream that has ended: a last line without its end.
-    pub(crate) fn finish(&mut self, out: &mut Vec<u8>, now_ns: i64, stream: Stream) {
-        if !self.bytes.is_empty() {
-            self.emit(out, now_ns, stream, true, &[]);
-        }
     }
 }
 
@@ -96,26 +107,40 @@ mod tests {
 
     fn lines(cuts: &[&[u8]], max: usize) -> String {
         let (mut pending, mut out) = (Pending::default(), Vec::new());
+        let mut emit = |line: Line<'_>| {
+            out.extend_from_slice(if line.whole { b"F " } else { b"P " });
+            out.extend_from_slice(line.text[0]);
+            out.extend_from_slice(line.text[1]);
+            out.push(b'\n');
+        };
         for cut in cuts {
-            pending.take(&mut out, 0, Stream::Stdout, cut, max);
+            pending.take(cut, max, &mut emit);
+            assert!(pending.bytes.len() <= max);
         }
-        pending.finish(&mut out, 0, Stream::Stdout);
-        String::from_utf8_lossy(&out).replace("1970-01-01T00:00:00.000000000Z stdout ", "")
+        pending.finish(&mut emit);
+        String::from_utf8_lossy(&out).into_owned()
     }
 
     #[test]
     fn lines_are_whole_and_long_ones_are_parted() {
         for (text, max, expected) in [
             ("a\nb\n", 10, "F a\nF b\n"),
-            ("a\n\nb", 10, "F a\nF \nF b\n"),
+            ("a\n\nb", 10, "F a\nF \nP b\n"),
             ("", 10, ""),
             ("abcd\n", 4, "F abcd\n"),
             ("abcde\n", 4, "P abcd\nF e\n"),
             ("abcdefgh\n", 4, "P abcd\nF efgh\n"),
-            ("abcdefghi", 4, "P abcd\nP efgh\nF i\n"),
+            ("abcdefghi", 4, "P abcd\nP efgh\nP i\n"),
         ] {
             assert_eq!(lines(&[text.as_bytes()], max), expected, "{text:?}");
         }
+    }
+
+    #[test]
+    fn heads_are_of_the_form() {
+        let heads = Heads::new(1, Stream::Stderr);
+        assert_eq!(heads.of(true), b"1970-01-01T00:00:00.000000001Z stderr F ");
+        assert_eq!(heads.of(false), b"1970-01-01T00:00:00.000000001Z stderr P ");
     }
 
     proptest! {
@@ -145,8 +170,7 @@ mod tests {
                     back.push('\n');
                 }
             }
-            let expected = if text.is_empty() || text.ends_with('\n') { text } else { format!("{text}\n") };
-            prop_assert_eq!(back, expected);
+            prop_assert_eq!(back, text);
         }
     }
 }

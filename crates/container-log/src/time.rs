@@ -1,28 +1,22 @@
 //! Time stamps: RFC 3339 in UTC with nanoseconds, without allocation.
 
 /// The length of a time stamp.
-#[cfg(test)]
 pub(crate) const LENGTH: usize = 30;
 
-/// Writes `2026-11-23T10:11:12.000000001Z`.
-pub(crate) fn write(out: &mut Vec<u8>, ns_since_1970: i64) {
+/// Makes `2026-11-23T10:11:12.000000001Z`.
+pub(crate) fn stamp(ns_since_1970: i64) -> [u8; LENGTH] {
     let seconds = ns_since_1970.div_euclid(1_000_000_000);
     let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     let (year, month, day) = civil(days);
-    digits(out, year, 4);
-    out.push(b'-');
-    digits(out, month, 2);
-    out.push(b'-');
-    digits(out, day, 2);
-    out.push(b'T');
-    digits(out, of_day / 3600, 2);
-    out.push(b':');
-    digits(out, of_day / 60 % 60, 2);
-    out.push(b':');
-    digits(out, of_day % 60, 2);
-    out.push(b'.');
-    digits(out, ns_since_1970.rem_euclid(1_000_000_000), 9);
-    out.push(b'Z');
+    let mut text = *b"0000-00-00T00:00:00.000000000Z";
+    digits(&mut text[0..4], year);
+    digits(&mut text[5..7], month);
+    digits(&mut text[8..10], day);
+    digits(&mut text[11..13], of_day / 3600);
+    digits(&mut text[14..16], of_day / 60 % 60);
+    digits(&mut text[17..19], of_day % 60);
+    digits(&mut text[20..29], ns_since_1970.rem_euclid(1_000_000_000));
+    text
 }
 
 /// Days since 1970 to year, month and day of the Gregorian calendar: years are counted
@@ -39,10 +33,11 @@ fn civil(days: i64) -> (i64, i64, i64) {
     (if month <= 2 { year + 1 } else { year }, month, day)
 }
 
-fn digits(out: &mut Vec<u8>, value: i64, width: u32) {
-    for place in (0..width).rev() {
-        let digit = value.div_euclid(10_i64.pow(place)).rem_euclid(10);
-        out.push(b'0' + u8::try_from(digit).unwrap_or(0));
+/// Writes a number from its last digit on; what does not fit is cut off.
+fn digits(place: &mut [u8], mut value: i64) {
+    for digit in place.iter_mut().rev() {
+        *digit = b'0' + u8::try_from(value.rem_euclid(10)).unwrap_or(0);
+        value = value.div_euclid(10);
     }
 }
 
@@ -60,11 +55,8 @@ mod tests {
             1_795_428_672_123_456_789,
             4_102_444_800_000_000_000,
         ] {
-            let mut out = Vec::new();
-            write(&mut out, ns);
-            assert_eq!(out.len(), LENGTH);
             let expected = jiff::Timestamp::from_nanosecond(ns.into()).unwrap();
-            assert_eq!(std::str::from_utf8(&out).unwrap(), format!("{expected:.9}"));
+            assert_eq!(std::str::from_utf8(&stamp(ns)).unwrap(), format!("{expected:.9}"));
         }
     }
 }

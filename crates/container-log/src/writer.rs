@@ -1,19 +1,15 @@
 //! Writing, opening anew, and carrying on when the disk is full.
 
-use std::{
-    fs::File,
-    io::{self, Write},
-    path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::fs::File;
+use std::io::{self, IoSlice, Write};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::{
-    Stream,
-    line::{self, Pending},
-    place::Place,
-};
+use crate::Stream;
+use crate::line::{Heads, Line, Pending};
+use crate::place::Place;
 
-/// How much is gathered before it is written: one write for what one read brought.
+/// How much is gathered before it is written: about what one read of a full pipe brings.
 const GATHER_BYTES: usize = 64 << 10;
 
 /// Why a log cannot be opened.
@@ -34,23 +30,24 @@ pub struct Trouble {
     pub message: String,
 }
 
+/// The memory in which lines are gathered: one for all logs of a process, of a fixed size once
+/// it was used.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    lines: Vec<u8>,
+}
+
 /// A container's log.
 #[derive(Debug)]
 pub struct LogWriter {
-    path: PathBuf,
-    place: Place,
-    file: File,
     max_line: usize,
     stdout: Pending,
     stderr: Pending,
-    dropped: u64,
-    reason: String,
-    /// A write ended in the middle of a line: the next one begins with its end.
-    torn: bool,
+    sink: Sink,
 }
 
 impl LogWriter {
-    /// Opens `file`, relative to `dir`, for appending.
+    /// Opens `file`, relative to `dir`, for appending. Directories between are made.
     ///
     /// # Errors
     /// Fails where the path leaves the directory, leads through a link, or is not a
@@ -59,97 +56,157 @@ impl LogWriter {
         let path = dir.join(file);
         let opened = Place::open(dir, file).and_then(|place| Ok((place.append()?, place)));
         let (file, place) = opened.map_err(|source| LogError { path: path.clone(), source })?;
-        Ok(Self {
-            path,
-            place,
-            file,
-            max_line: max_line.max(1),
-            stdout: Pending::default(),
-            stderr: Pending::default(),
-            dropped: 0,
-            reason: String::new(),
-            torn: false,
-        })
+        let sink =
+            Sink { path, place, file, missing: 0, lost: 0, reason: String::new(), torn: false };
+        let (stdout, stderr) = (Pending::default(), Pending::default());
+        Ok(Self { max_line: max_line.max(1), stdout, stderr, sink })
     }
 
-    /// Takes a stream's bytes. `buffer` is scratch, shared by all logs of a process.
-    /// Returns what to tell where the disk has begun not to take them.
-    pub fn write(&mut self, stream: Stream, bytes: &[u8], buffer: &mut Vec<u8>) -> Option<Trouble> {
-        let now = now_ns();
-        let mut trouble = None;
-        for piece in bytes.chunks(GATHER_BYTES / 8) {
-            let max = self.max_line;
-            let pending = match stream {
-                Stream::Stdout => &mut self.stdout,
-                Stream::Stderr => &mut self.stderr,
-            };
-            pending.take(buffer, now, stream, piece, max);
-            if buffer.len() >= GATHER_BYTES {
-                trouble = self.flush(buffer).or(trouble);
-            }
-        }
-        self.flush(buffer).or(trouble)
+    /// Takes a stream's bytes. Returns what to tell where the disk has begun not to take them.
+    pub fn write(
+        &mut self,
+        stream: Stream,
+        bytes: &[u8],
+        scratch: &mut Scratch,
+    ) -> Option<Trouble> {
+        let max = self.max_line;
+        self.gather(stream, scratch, |pending, emit| pending.take(bytes, max, emit))
     }
 
     /// Writes what is left of a stream that has ended.
-    pub fn finish(&mut self, stream: Stream, buffer: &mut Vec<u8>) -> Option<Trouble> {
+    pub fn finish(&mut self, stream: Stream, scratch: &mut Scratch) -> Option<Trouble> {
+        self.gather(stream, scratch, |pending, emit| pending.finish(emit))
+    }
+
+    /// Opens the file anew, after it was renamed. Every line written so far is in the old file
+    /// from its first to its last byte; one that is not complete will be in the new one.
+    ///
+    /// # Errors
+    /// The old file is then still written, and there is no new one.
+    pub fn reopen(&mut self) -> Result<(), LogError> {
+        self.sink.reopen()
+    }
+
+    /// How many bytes never reached the log.
+    pub fn dropped(&self) -> u64 {
+        self.sink.lost
+    }
+
+    fn gather(
+        &mut self,
+        stream: Stream,
+        scratch: &mut Scratch,
+        lines: impl FnOnce(&mut Pending, &mut dyn FnMut(Line<'_>)),
+    ) -> Option<Trouble> {
+        let heads = Heads::new(now_ns(), stream);
         let pending = match stream {
             Stream::Stdout => &mut self.stdout,
             Stream::Stderr => &mut self.stderr,
         };
-        pending.finish(buffer, now_ns(), stream);
-        self.flush(buffer)
+        let (sink, gathered, mut trouble) = (&mut self.sink, &mut scratch.lines, None);
+        gathered.clear();
+        gathered.reserve_exact(GATHER_BYTES);
+        lines(pending, &mut |line| {
+            let head = heads.of(line.whole);
+            let length = head.len() + line.text[0].len() + line.text[1].len() + 1;
+            if length > GATHER_BYTES - gathered.len() {
+                trouble = sink.put_gathered(gathered).or(trouble.take());
+            }
+            let parts = [head, line.text[0], line.text[1], b"\n"];
+            if length > GATHER_BYTES {
+                trouble = sink.put(&parts).or(trouble.take());
+            } else {
+                parts.iter().for_each(|part| gathered.extend_from_slice(part));
+            }
+        });
+        sink.put_gathered(gathered).or(trouble)
     }
+}
 
-    /// Opens the file anew, after it was renamed. Lines that are whole are in the old one.
-    ///
-    /// # Errors
-    /// The old file is then still written.
-    pub fn reopen(&mut self) -> Result<(), LogError> {
-        self.file =
-            self.place.append().map_err(|source| LogError { path: self.path.clone(), source })?;
+/// The file, and what it did not take.
+#[derive(Debug)]
+struct Sink {
+    path: PathBuf,
+    place: Place,
+    file: File,
+    /// Bytes that are missing since the disk last took some.
+    missing: u64,
+    /// Bytes that are missing in all.
+    lost: u64,
+    /// Why they are.
+    reason: String,
+    /// The file ends in the middle of a line, which could not be taken back.
+    torn: bool,
+}
+
+impl Sink {
+    fn reopen(&mut self) -> Result<(), LogError> {
+        let opened = self.place.append();
+        self.file = opened.map_err(|source| LogError { path: self.path.clone(), source })?;
         self.torn = false;
         Ok(())
     }
 
-    /// How many bytes of lines were dropped since the disk last took some.
-    pub fn dropped(&self) -> u64 {
-        self.dropped
-    }
-
-    fn flush(&mut self, buffer: &mut Vec<u8>) -> Option<Trouble> {
-        if buffer.is_empty() {
-            return None;
-        }
-        let trouble = self.put(buffer);
-        buffer.clear();
-        buffer.shrink_to(GATHER_BYTES * 2);
+    fn put_gathered(&mut self, lines: &mut Vec<u8>) -> Option<Trouble> {
+        let trouble = if lines.is_empty() { None } else { self.put(&[lines]) };
+        lines.clear();
         trouble
     }
 
-    fn put(&mut self, lines: &[u8]) -> Option<Trouble> {
-        if (self.dropped > 0 || self.torn) && self.mark().is_err() {
-            self.dropped += lines.len() as u64;
+    /// Writes whole lines, given in parts; those that the disk does not take are dropped and
+    /// counted.
+    fn put(&mut self, parts: &[&[u8]]) -> Option<Trouble> {
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        if (self.missing > 0 || self.torn) && self.mark().is_err() {
+            self.miss(length);
             return None;
         }
-        let mut rest = lines;
-        while !rest.is_empty() {
-            match self.file.write(rest) {
-                Ok(0) => return self.lose(rest, lines, &io::Error::from(io::ErrorKind::WriteZero)),
-                Ok(n) => rest = rest.get(n..).unwrap_or_default(),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return self.lose(rest, lines, &e),
-            }
-        }
-        None
+        let (written, result) = self.append(parts);
+        let error = result.err()?;
+        let tail = after_last_line(parts, written);
+        self.take_back(tail);
+        self.miss(length - written + tail);
+        self.reason = error.to_string();
+        let path = self.path.display();
+        Some(Trouble { message: format!("{path}: lines are dropped: {error}") })
     }
 
-    fn lose(&mut self, rest: &[u8], lines: &[u8], why: &io::Error) -> Option<Trouble> {
-        let written = lines.len() - rest.len();
-        self.torn = written > 0 && lines.get(written - 1) != Some(&b'\n');
-        self.dropped += rest.len() as u64;
-        self.reason = why.to_string();
-        Some(Trouble { message: format!("{}: lines are dropped: {why}", self.path.display()) })
+    /// Writes until all is written or the kernel refuses; tells how much was.
+    fn append(&mut self, parts: &[&[u8]]) -> (usize, io::Result<()>) {
+        let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        let (mut rest, mut written) = (&mut slices[..], 0);
+        // Slices with nothing in them would look like a file that takes nothing.
+        IoSlice::advance_slices(&mut rest, 0);
+        while !rest.is_empty() {
+            match self.file.write_vectored(rest) {
+                Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
+                Ok(count) => {
+                    written += count;
+                    IoSlice::advance_slices(&mut rest, count);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return (written, Err(error)),
+            }
+        }
+        (written, Ok(()))
+    }
+
+    /// Cuts the beginning of a line off the file's end. Nobody else appends to the file, so that
+    /// the end is ours; its length is asked for, as somebody may have cut the file.
+    fn take_back(&mut self, tail: usize) {
+        if tail == 0 {
+            return;
+        }
+        let cut = self
+            .file
+            .metadata()
+            .and_then(|metadata| self.file.set_len(metadata.len().saturating_sub(tail as u64)));
+        self.torn = cut.is_err();
+    }
+
+    fn miss(&mut self, bytes: usize) {
+        self.missing += bytes as u64;
+        self.lost += bytes as u64;
     }
 
     /// Says, once the disk takes lines again, how much is missing.
@@ -158,22 +215,35 @@ impl LogWriter {
         if self.torn {
             text.push(b'\n');
         }
-        if self.dropped > 0 {
-            let words = format!(
-                "corten: {} bytes of the log were dropped here: {}",
-                self.dropped, self.reason
-            );
-            line::push(&mut text, now_ns(), Stream::Stderr, true, words.as_bytes());
+        if self.missing > 0 {
+            text.extend_from_slice(Heads::new(now_ns(), Stream::Stderr).of(true));
+            let (missing, reason) = (self.missing, &self.reason);
+            let words = format!("corten: {missing} bytes of the log were dropped here: {reason}\n");
+            text.extend_from_slice(words.as_bytes());
         }
-        // One write: either it fits, or it is tried again with the next lines.
-        if self.file.write(&text)? < text.len() {
-            self.torn = true;
-            return Err(io::ErrorKind::StorageFull.into());
+        let (written, result) = self.append(&[&text]);
+        if result.is_err() {
+            self.take_back(after_last_line(&[&text], written));
+            return result;
         }
         self.torn = false;
-        self.dropped = 0;
+        self.missing = 0;
         Ok(())
     }
+}
+
+/// How many of the first `written` bytes belong to a line that is not complete in them.
+fn after_last_line(parts: &[&[u8]], written: usize) -> usize {
+    let (mut left, mut tail) = (written, 0);
+    for part in parts {
+        let taken = &part[..left.min(part.len())];
+        left -= taken.len();
+        match memchr::memrchr(b'\n', taken) {
+            Some(at) => tail = taken.len() - at - 1,
+            None => tail += taken.len(),
+        }
+    }
+    tail
 }
 
 fn now_ns() -> i64 {
@@ -183,9 +253,10 @@ fn now_ns() -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt, os::unix::fs::symlink};
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
-    use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+    use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 
     use super::*;
 
@@ -197,17 +268,58 @@ mod tests {
     fn streams_are_told_apart_and_a_last_line_needs_no_end() {
         let dir = tempfile::tempdir().unwrap();
         let mut log = LogWriter::open(dir.path(), Path::new("0.log"), 16).unwrap();
-        let mut buffer = Vec::new();
+        let mut buffer = Scratch::default();
         assert_eq!(log.write(Stream::Stdout, b"one\ntw", &mut buffer), None);
         assert_eq!(log.write(Stream::Stderr, b"err\n", &mut buffer), None);
         assert_eq!(log.write(Stream::Stdout, b"o", &mut buffer), None);
         assert_eq!(log.finish(Stream::Stdout, &mut buffer), None);
         assert_eq!(
             text(&dir.path().join("0.log")),
-            ["stdout F one", "stderr F err", "stdout F two"]
+            ["stdout F one", "stderr F err", "stdout P two"]
         );
         let mode = fs::metadata(dir.path().join("0.log")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o640);
+    }
+
+    /// The monitor's umask keeps its own files to itself; logs are for others to read.
+    #[test]
+    fn directories_are_made_and_the_mode_does_not_depend_on_the_umask() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+        let opened = LogWriter::open(dir.path(), Path::new("a/b/0.log"), 16);
+        rustix::process::umask(old);
+        opened.unwrap();
+        let mode =
+            |path: &str| fs::metadata(dir.path().join(path)).unwrap().permissions().mode() & 0o777;
+        assert_eq!([mode("a"), mode("a/b"), mode("a/b/0.log")], [0o755, 0o755, 0o640]);
+    }
+
+    #[test]
+    fn lines_longer_than_the_buffer_are_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let max = GATHER_BYTES * 2;
+        let mut log = LogWriter::open(dir.path(), Path::new("0.log"), max).unwrap();
+        let mut buffer = Scratch::default();
+        let mut content = vec![b'x'; max + 1];
+        content.push(b'\n');
+        for piece in content.chunks(1000) {
+            assert_eq!(log.write(Stream::Stdout, piece, &mut buffer), None);
+        }
+        let lines = text(&dir.path().join("0.log"));
+        let lengths: Vec<usize> = lines.iter().map(|l| l.len() - "stdout P ".len()).collect();
+        assert_eq!(lengths, [max, 1]);
+        assert!(lines[0].starts_with("stdout P ") && lines[1].starts_with("stdout F "));
+    }
+
+    /// However many lines one read brings, memory does not grow.
+    #[test]
+    fn many_short_lines_fit_in_the_buffer() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = LogWriter::open(dir.path(), Path::new("0.log"), 16).unwrap();
+        let mut buffer = Scratch::default();
+        log.write(Stream::Stdout, &[b'\n'; GATHER_BYTES], &mut buffer);
+        assert_eq!(buffer.lines.capacity(), GATHER_BYTES);
+        assert_eq!(text(&dir.path().join("0.log")).len(), GATHER_BYTES);
     }
 
     #[test]
@@ -215,7 +327,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (path, old) = (dir.path().join("0.log"), dir.path().join("0.log.old"));
         let mut log = LogWriter::open(dir.path(), Path::new("0.log"), 16).unwrap();
-        let mut buffer = Vec::new();
+        let mut buffer = Scratch::default();
         log.write(Stream::Stdout, b"a\n", &mut buffer);
         fs::rename(&path, &old).unwrap();
         log.write(Stream::Stdout, b"b\n", &mut buffer);
@@ -243,12 +355,21 @@ mod tests {
             0,
         )
         .unwrap();
-        for bad in
-            ["../canary", "/etc/passwd", "", "a/../b", "link", "up/canary", "fifo", "no/such/dir"]
-        {
+        for bad in [
+            "../canary",
+            "/etc/passwd",
+            "",
+            "a/../b",
+            "link",
+            "up/canary",
+            "fifo",
+            "fifo/x",
+            "up/new/0.log",
+        ] {
             assert!(LogWriter::open(&logs, Path::new(bad), 16).is_err(), "{bad}");
         }
         assert_eq!(fs::read_to_string(&canary).unwrap(), "keep");
+        assert!(!dir.path().join("new").exists());
         // A failure to open anew leaves no new file.
         let mut log = LogWriter::open(&logs, Path::new("0.log"), 16).unwrap();
         fs::remove_file(logs.join("0.log")).unwrap();
@@ -261,8 +382,9 @@ mod tests {
     fn a_full_disk_drops_counts_and_says_so() {
         let dir = tempfile::tempdir().unwrap();
         mount(c"log", dir.path(), c"tmpfs", MountFlags::empty(), c"size=64k").unwrap();
+        let path = dir.path().join("0.log");
         let mut log = LogWriter::open(dir.path(), Path::new("0.log"), 1000).unwrap();
-        let mut buffer = Vec::new();
+        let mut buffer = Scratch::default();
         let line = [vec![b'x'; 500], vec![b'\n']].concat();
         let mut told = 0;
         for _ in 0..400 {
@@ -270,13 +392,17 @@ mod tests {
         }
         assert_eq!(told, 1, "it is told once, not for each line");
         assert!(log.dropped() > 100_000);
-        fs::remove_file(dir.path().join("0.log")).unwrap();
-        log.reopen().unwrap();
+        let whole = text(&path);
+        assert!(whole.iter().all(|l| l.len() == "stdout F ".len() + 500), "no line is torn");
+        let dropped = log.dropped();
+        assert_eq!(dropped, (400 - whole.len() as u64) * (40 + 501), "every byte is counted");
+        mount_remount(dir.path(), MountFlags::empty(), c"size=1m").unwrap();
         assert_eq!(log.write(Stream::Stdout, b"after\n", &mut buffer), None);
-        let now = text(&dir.path().join("0.log"));
-        assert!(now[0].contains("bytes of the log were dropped here: No space left"), "{now:?}");
-        assert_eq!(now[1], "stdout F after");
-        assert_eq!(log.dropped(), 0);
+        let now = text(&path);
+        let mark = &now[whole.len()];
+        let words = format!("{dropped} bytes of the log were dropped here: No space left");
+        assert!(mark.starts_with("stderr F corten: ") && mark.contains(&words), "{mark}");
+        assert_eq!(now[whole.len() + 1..], ["stdout F after"]);
         drop(log);
         unmount(dir.path(), UnmountFlags::DETACH).unwrap();
     }

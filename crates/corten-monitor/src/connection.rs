@@ -1,22 +1,23 @@
 //! A daemon's connection: frames in, answers and news out, never waiting for it.
 
-use std::{
-    collections::VecDeque,
-    io,
-    os::fd::{AsFd, OwnedFd},
-};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
-use monitor_proto::{Failure, Message, Notice, Reply, Request};
+use monitor_proto::{Failure, FailureKind, Message, Notice, Received, Reply, Request};
 
-use crate::{
-    monitor::Monitor,
-    poll::{Poll, Source},
-    say,
-};
+use crate::monitor::Monitor;
+use crate::poll::{Poll, Source};
+use crate::say;
 
 /// The most frames that wait for a daemon that does not read; one that is further
 /// behind loses the connection and asks for the state anew.
 const MAX_QUEUED: usize = 256;
+
+/// How long nobody is let in after a connection could not be accepted for want of descriptors:
+/// the listening socket stays readable, and must not keep the one thread busy.
+const CLOSED_FOR: Duration = Duration::from_secs(1);
 
 /// A connection.
 #[derive(Debug)]
@@ -26,18 +27,25 @@ pub(crate) struct Connection {
     /// Whether the version is settled.
     pub(crate) greeted: bool,
     queue: VecDeque<(Vec<u8>, Option<OwnedFd>)>,
+    /// Whether the socket is watched for being writable.
+    blocked: bool,
 }
 
 impl Connection {
     pub(crate) fn new(socket: OwnedFd, key: u64) -> Self {
-        Self { socket, key, greeted: false, queue: VecDeque::new() }
+        Self { socket, key, greeted: false, queue: VecDeque::new(), blocked: false }
     }
 
     /// Sends a message now or when the daemon reads.
     ///
     /// # Errors
     /// The connection is of no use any more.
-    pub(crate) fn send(&mut self, poll: &Poll, message: &Message, descriptor: Option<OwnedFd>) -> io::Result<()> {
+    pub(crate) fn send(
+        &mut self,
+        poll: &Poll,
+        message: &Message,
+        descriptor: Option<OwnedFd>,
+    ) -> io::Result<()> {
         let frame = monitor_proto::encode_message(message).map_err(io::Error::other)?;
         self.queue.push_back((frame, descriptor));
         if self.queue.len() > MAX_QUEUED {
@@ -47,21 +55,24 @@ impl Connection {
     }
 
     /// Sends what waits.
+    ///
+    /// # Errors
+    /// As [`Connection::send`].
     pub(crate) fn flush(&mut self, poll: &Poll) -> io::Result<()> {
-        let before = self.queue.len();
         while let Some((frame, descriptor)) = self.queue.front() {
             let descriptors: Vec<_> = descriptor.iter().map(AsFd::as_fd).collect();
             match monitor_proto::send(self.socket.as_fd(), frame, &descriptors) {
-                Ok(()) => {
-                    self.queue.pop_front();
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    return poll.also_writable(self.socket.as_fd(), self.key, true);
-                }
-                Err(e) => return Err(e),
+                Ok(()) => drop(self.queue.pop_front()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
             }
         }
-        if before > 1 { poll.also_writable(self.socket.as_fd(), self.key, false) } else { Ok(()) }
+        let blocked = !self.queue.is_empty();
+        if blocked != self.blocked {
+            poll.also_writable(self.socket.as_fd(), self.key, blocked)?;
+            self.blocked = blocked;
+        }
+        Ok(())
     }
 }
 
@@ -71,8 +82,13 @@ impl Monitor {
         let flags = rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK;
         let socket = match rustix::net::accept_with(&self.listener, flags) {
             Ok(socket) => socket,
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => return,
-            Err(errno) => return say(&format!("a connection was not accepted: {errno}")),
+            Err(
+                rustix::io::Errno::AGAIN | rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED,
+            ) => return,
+            Err(errno) => {
+                say(&format!("a connection was not accepted: {errno}"));
+                return self.close_door();
+            }
         };
         let own = rustix::process::geteuid().as_raw();
         match monitor_proto::peer_uid(socket.as_fd()) {
@@ -83,6 +99,22 @@ impl Monitor {
             return say("a connection more than there may be was refused");
         }
         self.add_connection(socket);
+    }
+
+    fn close_door(&mut self) {
+        self.poll.remove(self.listener.as_fd(), self.listener_key);
+        self.closed_until = Some(Instant::now() + CLOSED_FOR);
+    }
+
+    /// Lets daemons in again.
+    pub(crate) fn open_door(&mut self) {
+        match self.poll.add(self.listener.as_fd(), Source::Listener) {
+            Ok(key) => {
+                self.listener_key = key;
+                self.closed_until = None;
+            }
+            Err(_) => self.closed_until = Some(Instant::now() + CLOSED_FOR),
+        }
     }
 
     pub(crate) fn add_connection(&mut self, socket: OwnedFd) {
@@ -101,30 +133,27 @@ impl Monitor {
         if connection.flush(&self.poll).is_err() {
             return self.drop_connection(number);
         }
-        let mut buffer = vec![0; monitor_proto::MAX_FRAME];
-        match monitor_proto::receive(connection.socket.as_fd(), &mut buffer) {
-            Ok(monitor_proto::Received::Frame { length, descriptors, descriptors_lost }) => {
-                let frame = buffer.get(..length).unwrap_or_default();
-                let kept = if descriptors_lost { Vec::new() } else { descriptors };
-                self.frame(number, frame, kept);
-            }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-            Ok(monitor_proto::Received::End | monitor_proto::Received::TooLong) | Err(_) => {
-                self.drop_connection(number);
-            }
-        }
-    }
-
-    fn frame(&mut self, number: u64, frame: &[u8], descriptors: Vec<OwnedFd>) {
-        match monitor_proto::decode_request(frame) {
-            Ok(Request { id, op }) => self.request(number, id, op, descriptors),
-            Err(error) => match monitor_proto::request_id(frame) {
-                Some(id) => {
-                    let kind = monitor_proto::FailureKind::Unsupported;
-                    self.answer(number, id, Err(Failure::new(kind, error.to_string())));
+        match monitor_proto::receive(connection.socket.as_fd(), &mut self.input) {
+            Ok(Received::Frame { length, descriptors, descriptors_lost }) => {
+                let frame = self.input.get(..length).unwrap_or_default();
+                let request = monitor_proto::decode_request(frame);
+                let id = monitor_proto::request_id(frame);
+                match (request, id) {
+                    (Ok(Request { id, .. }), _) if descriptors_lost => {
+                        let text = "the request's descriptors did not arrive";
+                        let failure = Failure::new(FailureKind::Exhausted, text);
+                        self.answer(number, id, Err(failure));
+                    }
+                    (Ok(Request { id, op }), _) => self.request(number, id, op, descriptors),
+                    (Err(error), Some(id)) => {
+                        let failure = Failure::new(FailureKind::Unsupported, error.to_string());
+                        self.answer(number, id, Err(failure));
+                    }
+                    (Err(_), None) => self.drop_connection(number),
                 }
-                None => self.drop_connection(number),
-            },
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(Received::End | Received::TooLong) | Err(_) => self.drop_connection(number),
         }
     }
 
@@ -133,8 +162,12 @@ impl Monitor {
             self.poll.remove(connection.socket.as_fd(), connection.key);
         }
         // Commands whose client is gone have nobody to report to: they are killed.
-        let orphans: Vec<u64> =
-            self.execs.iter().filter(|(_, e)| e.connection == number).map(|(n, _)| *n).collect();
+        let orphans: Vec<u64> = self
+            .execs
+            .iter()
+            .filter(|(_, exec)| exec.connection == number)
+            .map(|(number, _)| *number)
+            .collect();
         for exec in orphans {
             self.kill_exec_session(exec, false);
         }
@@ -152,26 +185,34 @@ impl Monitor {
         result: Result<Reply, Failure>,
         descriptor: Option<OwnedFd>,
     ) {
-        let Some(connection) = self.connections.get_mut(&number) else { return };
-        let message = Message::Reply { id, result };
-        if connection.send(&self.poll, &message, descriptor).is_err() {
-            self.drop_connection(number);
-        }
+        self.send(number, &Message::Reply { id, result }, descriptor);
     }
 
     /// Tells one daemon.
     pub(crate) fn tell(&mut self, number: u64, notice: Notice) {
-        let Some(connection) = self.connections.get_mut(&number) else { return };
-        if connection.send(&self.poll, &Message::Notice(notice), None).is_err() {
-            self.drop_connection(number);
-        }
+        self.send(number, &Message::Notice(notice), None);
     }
 
     /// Tells every daemon that has greeted.
     pub(crate) fn tell_all(&mut self, notice: &Notice) {
-        let numbers: Vec<u64> = self.connections.iter().filter(|(_, c)| c.greeted).map(|(n, _)| *n).collect();
-        for number in numbers {
+        let greeted: Vec<u64> = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| connection.greeted)
+            .map(|(number, _)| *number)
+            .collect();
+        for number in greeted {
             self.tell(number, notice.clone());
+        }
+    }
+
+    fn send(&mut self, number: u64, message: &Message, descriptor: Option<OwnedFd>) {
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        if let Err(error) = connection.send(&self.poll, message, descriptor) {
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                say(&format!("a daemon's connection is given up: {error}"));
+            }
+            self.drop_connection(number);
         }
     }
 }

@@ -5,39 +5,33 @@
 //!     └──── fails: forgotten                          (at most a second)      (until acknowledged)
 //! ```
 
-use std::{
-    fs,
-    os::fd::{AsFd, OwnedFd},
-    time::{Duration, Instant},
-};
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use container_log::LogWriter;
-use launch::{ContainerLaunch, Launching, LaunchError, PidNamespace, Placement, Rootfs, Stdio};
+use launch::{ContainerLaunch, LaunchError, Launching, PidNamespace, Placement, Rootfs, Stdio};
 use monitor_proto::{
-    CgroupPlacement, ContainerPhase, ContainerPid, Exit, Failure, FailureKind, KillCgroup, Notice, OomFile, Reply,
-    StartContainer, Started,
+    CgroupPlacement, ContainerPhase, ContainerPid, Exit, Failure, FailureKind, KillCgroup, OomFile,
+    Reply, StartContainer, Started,
 };
-use rustix::{pipe::{PipeFlags, pipe_with}, process::{Pid, Signal, pidfd_send_signal}};
+use rustix::process::Pid;
 use sys::pidfd;
 use types::ContainerId;
 
-use crate::{
-    exits,
-    monitor::Monitor,
-    poll::Source,
-    say,
-    stream::{self, Stream, Which},
-};
-
-/// How long the streams of a container that has ended are read, where something that
-/// was not killed still holds them.
-const DRAIN: Duration = Duration::from_secs(1);
+use crate::exits::{self, kill_and_reap};
+use crate::kill::kill_cgroup;
+use crate::monitor::Monitor;
+use crate::poll::Source;
+use crate::say;
+use crate::stream::{self, Pipes, Stream, Which};
 
 /// How long a container may take from its clone to its execve: mounts of a file server
 /// that hangs are what takes long.
 const LAUNCH_LIMIT: Duration = Duration::from_secs(60);
 
-/// The most containers of a pod.
+/// The most containers of a pod: each attempt is one until its end is acknowledged.
 const MAX_CONTAINERS: usize = 1024;
 
 /// A process of ours.
@@ -50,10 +44,20 @@ pub(crate) struct Process {
 /// How far a container is.
 #[derive(Debug)]
 pub(crate) enum Phase {
-    Starting { launching: Box<Launching>, key: u64, connection: u64, request: u64, until: Instant },
+    Starting(Box<Starting>),
     Running,
     Draining { exit: Exit, until: Instant },
     Ended { exit: Exit },
+}
+
+/// A launch under way, and who waits for it.
+#[derive(Debug)]
+pub(crate) struct Starting {
+    pub(crate) launching: Launching,
+    pub(crate) key: u64,
+    pub(crate) connection: u64,
+    pub(crate) request: u64,
+    pub(crate) until: Instant,
 }
 
 /// A container.
@@ -65,11 +69,15 @@ pub(crate) struct Container {
     pub(crate) pid: i32,
     pub(crate) start_time: u64,
     pub(crate) started_at_ns: i64,
-    pub(crate) bundle: std::path::PathBuf,
+    pub(crate) bundle: PathBuf,
     pub(crate) kill: KillCgroup,
     pub(crate) oom_files: Vec<OomFile>,
+    /// Whether it was killed on request, and not by the kernel.
+    pub(crate) killed: bool,
     pub(crate) log: Option<LogWriter>,
     pub(crate) streams: Vec<Stream>,
+    /// Bytes that never reached the log, once that is closed.
+    pub(crate) dropped: u64,
     /// The write end of its standard input, where that is kept open for attaching.
     pub(crate) stdin: Option<OwnedFd>,
 }
@@ -81,33 +89,19 @@ impl Container {
 
     pub(crate) fn reported_phase(&self) -> ContainerPhase {
         match &self.phase {
-            Phase::Starting { .. } => ContainerPhase::Starting,
+            Phase::Starting(_) => ContainerPhase::Starting,
             // Until its log is complete it is not told to have ended.
             Phase::Running | Phase::Draining { .. } => ContainerPhase::Running,
             Phase::Ended { exit } => ContainerPhase::Exited(exit.clone()),
         }
     }
 
-    /// Whether commands can be executed in it.
+    /// Its first process, where commands can be executed in it.
     pub(crate) fn running(&self) -> Option<&Process> {
         match self.phase {
             Phase::Running => self.process.as_ref(),
             _ => None,
         }
-    }
-}
-
-/// The pipes of a container without a terminal: its ends, and ours.
-struct Pipes {
-    stdin: Option<(OwnedFd, OwnedFd)>,
-    stdout: (OwnedFd, OwnedFd),
-    stderr: (OwnedFd, OwnedFd),
-}
-
-impl Pipes {
-    fn new(stdin: bool) -> rustix::io::Result<Self> {
-        let pair = || pipe_with(PipeFlags::CLOEXEC);
-        Ok(Self { stdin: if stdin { Some(pair()?) } else { None }, stdout: pair()?, stderr: pair()? })
     }
 }
 
@@ -142,44 +136,104 @@ pub(crate) fn kernel(what: &str, error: impl std::fmt::Display) -> Failure {
     Failure::new(FailureKind::Kernel, format!("failed to {what}: {error}"))
 }
 
+pub(crate) fn exhausted(what: &str, error: impl std::fmt::Display) -> Failure {
+    Failure::new(FailureKind::Exhausted, format!("failed to {what}: {error}"))
+}
+
 /// Opens a directory of the unified tree to be cloned into.
 pub(crate) fn open_cgroup(placement: &CgroupPlacement) -> Result<Option<OwnedFd>, Failure> {
     let Some(dir) = &placement.v2_dir else { return Ok(None) };
-    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let flags =
+        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
     rustix::fs::open(dir, flags, rustix::fs::Mode::empty())
         .map(Some)
-        .map_err(|e| kernel(&format!("open cgroup {}", dir.display()), e))
+        .map_err(|errno| kernel(&format!("open cgroup {}", dir.display()), errno))
 }
 
 impl Monitor {
     /// Begins to start a container; the answer comes when it executes.
-    pub(crate) fn start_container(&mut self, connection: u64, request: u64, wanted: StartContainer) {
-        let id = wanted.id.clone();
+    pub(crate) fn start_container(
+        &mut self,
+        connection: u64,
+        request: u64,
+        wanted: StartContainer,
+    ) {
         if let Err(failure) = self.try_start(connection, request, wanted) {
-            self.forget_container(&id);
             self.answer(connection, request, Err(failure));
         }
     }
 
-    fn try_start(&mut self, connection: u64, request: u64, wanted: StartContainer) -> Result<(), Failure> {
+    fn try_start(
+        &mut self,
+        connection: u64,
+        request: u64,
+        wanted: StartContainer,
+    ) -> Result<(), Failure> {
         if self.containers.contains_key(&wanted.id) {
-            // Not ours to forget: the answer must not go by the way of a failed start.
-            self.answer(connection, request, Err(Failure::new(FailureKind::AlreadyExists, "the container was started already")));
-            return Ok(());
+            let text = format!("container {} was started already", wanted.id);
+            return Err(Failure::new(FailureKind::AlreadyExists, text));
         }
         if self.containers.len() >= MAX_CONTAINERS {
-            return Err(Failure::new(FailureKind::Exhausted, "the pod has too many containers"));
+            let text = format!("the pod has {MAX_CONTAINERS} containers already");
+            return Err(Failure::new(FailureKind::Exhausted, text));
         }
         let log = wanted.log.as_ref().map(stream::open_log).transpose()?;
-        let pipes = if wanted.tty { None } else { Some(Pipes::new(wanted.stdin).map_err(|e| kernel("make pipes", e))?) };
+        let pipes = if wanted.tty { None } else { Some(Pipes::new(wanted.stdin)?) };
+        let (theirs, stdin, outputs) = match pipes {
+            None => (None, None, None),
+            Some(Pipes { theirs, stdin, stdout, stderr }) => {
+                (Some(theirs), stdin, Some([(Which::Stdout, stdout), (Which::Stderr, stderr)]))
+            }
+        };
+        let stdio = theirs.as_ref().map_or(Stdio::Terminal, stream::Theirs::stdio);
+        // Streams are watched first: a container whose output nobody reads must not start.
+        let streams = self.watch_streams(&wanted.id, outputs.into_iter().flatten())?;
+        match self.launch(connection, request, &wanted, stdio) {
+            Ok((starting, process)) => {
+                let (pid, start_time) =
+                    (process.pid.as_raw_nonzero().get(), start_time(process.pid));
+                let container = Container {
+                    phase: Phase::Starting(Box::new(starting)),
+                    process: Some(process),
+                    pid,
+                    start_time,
+                    started_at_ns: exits::now_ns(),
+                    bundle: wanted.bundle,
+                    kill: wanted.kill,
+                    oom_files: wanted.oom_files,
+                    killed: false,
+                    log,
+                    streams,
+                    dropped: 0,
+                    stdin,
+                };
+                self.containers.insert(wanted.id, container);
+                Ok(())
+            }
+            Err(failure) => {
+                self.unwatch_streams(streams);
+                Err(failure)
+            }
+        }
+    }
+
+    fn launch(
+        &mut self,
+        connection: u64,
+        request: u64,
+        wanted: &StartContainer,
+        stdio: Stdio<'_>,
+    ) -> Result<(Starting, Process), Failure> {
         let target = self.target_namespace(&wanted.pid)?;
         let into = open_cgroup(&wanted.cgroup)?;
         let launch = ContainerLaunch {
             bundle: wanted.bundle.clone(),
             rootfs: match &wanted.rootfs {
-                monitor_proto::Rootfs::Overlay { lower, upper, work } => {
-                    Rootfs::Overlay { lower: lower.clone(), upper: upper.clone(), work: work.clone() }
-                }
+                monitor_proto::Rootfs::Overlay { lower, upper, work } => Rootfs::Overlay {
+                    lower: lower.clone(),
+                    upper: upper.clone(),
+                    work: work.clone(),
+                },
                 monitor_proto::Rootfs::Dir(dir) => Rootfs::Dir(dir.clone()),
             },
             rootfs_target: wanted.rootfs_target.clone(),
@@ -189,84 +243,51 @@ impl Monitor {
                 (ContainerPid::Pod, _, Some(reaper)) => PidNamespace::Join(reaper.pidns.as_fd()),
                 (ContainerPid::Container(_), Some(target), _) => PidNamespace::Join(target.as_fd()),
                 (ContainerPid::Pod | ContainerPid::Container(_), _, _) => {
-                    return Err(Failure::new(FailureKind::NotRunning, "the PID namespace to join is gone"));
+                    let text = "the PID namespace to join is gone";
+                    return Err(Failure::new(FailureKind::NotRunning, text));
                 }
             },
             cgroup: Placement {
                 procs_files: wanted.cgroup.procs_files.clone(),
                 into_cgroup: into.as_ref().map(AsFd::as_fd),
             },
-            stdio: match &pipes {
-                None => Stdio::Terminal,
-                Some(pipes) => Stdio::Pipes {
-                    stdin: pipes.stdin.as_ref().map(|(read, _)| read.as_fd()),
-                    stdout: Some(pipes.stdout.1.as_fd()),
-                    stderr: Some(pipes.stderr.1.as_fd()),
-                },
-            },
+            stdio,
         };
-        let launching = launch::start_container(&launch).map_err(|e| launch_failure(&e))?;
-        self.track(connection, request, wanted, launching, pipes, log)
+        let launching = launch::start_container(&launch).map_err(|error| launch_failure(&error))?;
+        let (process, key) = self.watch_launch(&launching, Source::Launch(wanted.id.clone()))?;
+        let until = Instant::now() + LAUNCH_LIMIT;
+        Ok((Starting { launching, key, connection, request, until }, process))
     }
 
-    fn track(
+    /// Has the loop watch a launch; one that cannot be watched is ended.
+    pub(crate) fn watch_launch(
         &mut self,
-        connection: u64,
-        request: u64,
-        wanted: StartContainer,
-        launching: Launching,
-        pipes: Option<Pipes>,
-        log: Option<LogWriter>,
-    ) -> Result<(), Failure> {
-        let pid = launching.pid;
-        let handle = launching.pidfd.try_clone();
-        let watched = self.poll.add(launching.status_fd(), Source::Launch(wanted.id.clone()));
-        let (Ok(pidfd), Ok(key)) = (handle, watched) else {
-            let _ = pidfd_send_signal(&launching.pidfd, Signal::KILL);
-            let _ = pidfd::wait_and_reap(launching.pidfd.as_fd());
-            return Err(Failure::new(FailureKind::Exhausted, "no descriptor is left for the container"));
-        };
-        let mut container = Container {
-            phase: Phase::Starting {
-                launching: Box::new(launching),
-                key,
-                connection,
-                request,
-                until: Instant::now() + LAUNCH_LIMIT,
-            },
-            process: Some(Process { pid, pidfd }),
-            pid: pid.as_raw_nonzero().get(),
-            start_time: start_time(pid),
-            started_at_ns: exits::now_ns(),
-            bundle: wanted.bundle,
-            kill: wanted.kill,
-            oom_files: wanted.oom_files,
-            log,
-            streams: Vec::new(),
-            stdin: None,
-        };
-        if let Some(Pipes { stdin, stdout, stderr }) = pipes {
-            for (which, (read, _write)) in [(Which::Stdout, stdout), (Which::Stderr, stderr)] {
-                match Stream::watch(&mut self.poll, &wanted.id, which, read) {
-                    Ok(stream) => container.streams.push(stream),
-                    Err(error) => say(&format!("{}: a stream cannot be read: {error}", wanted.id)),
-                }
-            }
-            container.stdin = stdin.map(|(_read, write)| write);
-        }
-        self.containers.insert(wanted.id, container);
-        Ok(())
+        launching: &Launching,
+        source: Source,
+    ) -> Result<(Process, u64), Failure> {
+        let watched = launching.pidfd.try_clone().and_then(|pidfd| {
+            let key = self.poll.add(launching.status_fd(), source)?;
+            Ok((Process { pid: launching.pid, pidfd }, key))
+        });
+        watched.map_err(|error| {
+            kill_and_reap(&launching.pidfd);
+            exhausted("watch the new process", error)
+        })
     }
 
     /// The PID namespace of another container of the pod, by a handle that cannot be of
     /// another process: its first process is checked to live after the open.
     fn target_namespace(&self, pid: &ContainerPid) -> Result<Option<OwnedFd>, Failure> {
         let ContainerPid::Container(id) = pid else { return Ok(None) };
-        let gone = || Failure::new(FailureKind::NotRunning, format!("the target container {id} does not run"));
+        let gone = || {
+            let text = format!("the target container {id} does not run");
+            Failure::new(FailureKind::NotRunning, text)
+        };
         let process = self.containers.get(id).and_then(Container::running).ok_or_else(gone)?;
         let path = format!("/proc/{}/ns/pid", process.pid.as_raw_nonzero());
         let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
-        let handle = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).map_err(|_| gone())?;
+        let handle =
+            rustix::fs::open(path, flags, rustix::fs::Mode::empty()).map_err(|_| gone())?;
         match pidfd::peek_exit(process.pidfd.as_fd()) {
             Ok(None) => Ok(Some(handle)),
             _ => Err(gone()),
@@ -276,149 +297,81 @@ impl Monitor {
     /// A launch has something to say.
     pub(crate) fn launch_progress(&mut self, id: &ContainerId) {
         let Some(container) = self.containers.get_mut(id) else { return };
-        let Phase::Starting { launching, key, connection, request, .. } = &mut container.phase else { return };
-        let Some(result) = launching.poll() else { return };
-        let (key, connection, request) = (*key, *connection, *request);
-        self.poll.remove(launching.status_fd(), key);
-        match result {
-            Ok(started) => {
+        let Phase::Starting(starting) = &mut container.phase else { return };
+        if let Some(result) = starting.launching.poll() {
+            self.launched(id, result.map_err(|error| launch_failure(&error)));
+        }
+    }
+
+    /// A launch has come to its end.
+    fn launched(&mut self, id: &ContainerId, result: Result<launch::Started, Failure>) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let Phase::Starting(starting) = &container.phase else { return };
+        let (connection, request) = (starting.connection, starting.request);
+        self.poll.remove(starting.launching.status_fd(), starting.key);
+        let result = match result {
+            Err(failure) => {
+                self.forget_container(id);
+                Err(failure)
+            }
+            Ok(launch::Started { notices, console }) => {
                 container.phase = Phase::Running;
-                if let Some(console) = started.console {
-                    match Stream::watch(&mut self.poll, id, Which::Console, console) {
-                        Ok(stream) => container.streams.push(stream),
-                        Err(error) => say(&format!("{id}: its terminal cannot be read: {error}")),
-                    }
-                }
+                container.started_at_ns = exits::now_ns();
                 let reply = Started {
                     pid: container.pid,
                     start_time: container.start_time,
                     started_at_ns: container.started_at_ns,
-                    notices: started.notices,
+                    notices,
                 };
-                self.answer(connection, request, Ok(Reply::Started(reply)));
+                self.add_console(id, console);
+                Ok(Reply::Started(reply))
             }
-            Err(error) => {
-                self.forget_container(id);
-                self.answer(connection, request, Err(launch_failure(&error)));
+        };
+        self.answer(connection, request, result);
+    }
+
+    fn add_console(&mut self, id: &ContainerId, console: Option<OwnedFd>) {
+        let Some(console) = console else { return };
+        match Stream::watch(&mut self.poll, id, Which::Console, console) {
+            Ok(stream) => {
+                if let Some(container) = self.containers.get_mut(id) {
+                    container.streams.push(stream);
+                }
             }
+            Err(error) => say(&format!("{id}: its terminal cannot be read: {error}")),
         }
     }
 
     /// A launch took too long.
     pub(crate) fn launch_overdue(&mut self, id: &ContainerId) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        let Phase::Starting { launching, key, connection, request, .. } = &container.phase else { return };
-        let (key, connection, request) = (*key, *connection, *request);
-        self.poll.remove(launching.status_fd(), key);
-        self.forget_container(id);
         let text = format!("the container was not set up within {} s", LAUNCH_LIMIT.as_secs());
-        self.answer(connection, request, Err(Failure::new(FailureKind::Launch, text)));
+        self.launched(id, Err(Failure::new(FailureKind::Launch, text)));
+    }
+
+    /// A container's first process ended while it was being set up, or just after.
+    pub(crate) fn launch_ended(&mut self, id: &ContainerId) {
+        self.launch_progress(id);
+        if let Some(Phase::Starting(_)) = self.containers.get(id).map(|c| &c.phase) {
+            self.launched(id, Err(launch_failure(&LaunchError::ChildDied)));
+        }
     }
 
     /// Ends what there is of a container that did not start, without a trace.
     fn forget_container(&mut self, id: &ContainerId) {
         let Some(mut container) = self.containers.remove(id) else { return };
         if let Some(process) = container.process.take() {
-            let _ = pidfd_send_signal(&process.pidfd, Signal::KILL);
             kill_cgroup(&container.kill);
-            let _ = pidfd::wait_and_reap(process.pidfd.as_fd());
+            kill_and_reap(&process.pidfd);
         }
-        for stream in container.streams.drain(..) {
-            self.poll.remove(stream.fd.as_fd(), stream.key);
-        }
-    }
-
-    /// A container's first process has ended; it is recorded, then reaped.
-    pub(crate) fn container_ended(&mut self, id: &ContainerId, end: pidfd::Exit) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        if let Phase::Starting { .. } = container.phase {
-            // The launch's own channel tells it; until then it stays a zombie.
-            self.launch_progress(id);
-            let Some(container) = self.containers.get(id) else { return };
-            if matches!(container.phase, Phase::Starting { .. }) {
-                return;
-            }
-        }
-        let Some(container) = self.containers.get_mut(id) else { return };
-        // What it left behind in its cgroup ends with it.
-        kill_cgroup(&container.kill);
-        let exit = exits::exit_of(end, exits::was_oom_killed(&container.oom_files));
-        if let Err(error) = exits::record(&self.arguments.state_dir, id, container.pid, &exit) {
-            say(&format!("{id}: its exit ({}) could not be recorded: {error}", exit.code));
-        }
-        if let Some(process) = container.process.take() {
-            let _ = pidfd::reap(process.pidfd.as_fd());
-        }
-        container.stdin = None;
-        container.phase = Phase::Draining { exit, until: Instant::now() + DRAIN };
-        if container.streams.is_empty() {
-            self.drained(id);
-        }
-    }
-
-    /// The log of a container that has ended is complete: it is told.
-    pub(crate) fn drained(&mut self, id: &ContainerId) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        let Phase::Draining { exit, .. } = &container.phase else { return };
-        let exit = exit.clone();
-        container.phase = Phase::Ended { exit: exit.clone() };
-        container.log = None;
-        for stream in container.streams.drain(..) {
-            self.poll.remove(stream.fd.as_fd(), stream.key);
-        }
-        self.repeat_at = Some(Instant::now() + crate::monitor::REPEAT);
-        self.tell_all(&Notice::ContainerExited { container: id.clone(), exit });
-    }
-
-    /// Streams that something still holds are not waited for any longer.
-    pub(crate) fn drain_overdue(&mut self, id: &ContainerId) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        let open: Vec<Which> = container.streams.iter().map(|s| s.which).collect();
-        for which in open {
-            // What is in the pipe is read; then it is closed.
-            for _ in 0..MAX_LAST_READS {
-                let left = self.containers.get(id).is_some_and(|c| c.streams.iter().any(|s| s.which == which && has_input(s)));
-                if !left {
-                    break;
-                }
-                self.read_stream(id, which);
-            }
-            self.close_stream(id, which);
-        }
-        self.drained(id);
-    }
-}
-
-/// How often a stream is read before it is closed: a pipe's content, and then some.
-const MAX_LAST_READS: usize = 64;
-
-fn has_input(stream: &Stream) -> bool {
-    rustix::io::ioctl_fionread(&stream.fd).is_ok_and(|n| n > 0)
-}
-
-/// Kills everything in a cgroup.
-pub(crate) fn kill_cgroup(kill: &KillCgroup) {
-    if let Some(file) = &kill.kill_file
-        && fs::write(file, "1").is_ok()
-    {
-        return;
-    }
-    signal_cgroup(kill, Signal::KILL);
-}
-
-/// Sends a signal to every process of a cgroup, one by one.
-pub(crate) fn signal_cgroup(kill: &KillCgroup, signal: Signal) {
-    let Some(file) = &kill.procs_file else { return };
-    let Ok(text) = fs::read_to_string(file) else { return };
-    for pid in text.lines().filter_map(|l| Pid::from_raw(l.parse().ok()?)) {
-        let _ = rustix::process::kill_process(pid, signal);
+        self.unwatch_streams(container.streams);
     }
 }
 
 /// When a process was started, in the kernel's ticks (proc(5), field 22 of stat).
 fn start_time(pid: Pid) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+    let path = format!("/proc/{}/stat", pid.as_raw_nonzero());
+    let stat = fs::read_to_string(path).unwrap_or_default();
     // The name before may hold anything; its last parenthesis ends it.
     let after = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    after.split_whitespace().nth(19).and_then(|t| t.parse().ok()).unwrap_or(0)
+    after.split_whitespace().nth(19).and_then(|ticks| ticks.parse().ok()).unwrap_or(0)
 }

@@ -1,27 +1,24 @@
 //! Exec sessions: further processes in a running container, each in a cgroup of its own
 //! where the machine has the unified tree, so that all of it can be killed.
 
-use std::{
-    fs,
-    io::Read,
-    os::fd::{AsFd, OwnedFd},
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::fs;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use launch::{ExecLaunch, Launching, Placement, Stdio};
+use launch::{ExecLaunch, LaunchError, Launching, Placement, Stdio};
 use monitor_proto::{Exec, ExecId, ExecStarted, Failure, FailureKind, KillCgroup, Notice, Reply};
 use rustix::process::{Pid, Signal, pidfd_send_signal};
 use sys::pidfd;
 use types::ContainerId;
 
-use crate::{
-    container::{kernel, kill_cgroup, launch_failure},
-    exits,
-    monitor::Monitor,
-    poll::Source,
-    say,
-};
+use crate::container::{Process, kernel, launch_failure};
+use crate::exits::{self, kill_and_reap};
+use crate::kill::kill_cgroup;
+use crate::monitor::Monitor;
+use crate::poll::Source;
+use crate::say;
 
 /// The most sessions at a time.
 const MAX_EXECS: usize = 1024;
@@ -48,11 +45,34 @@ pub(crate) struct ExecSession {
     timeout: Option<Duration>,
     timed_out: bool,
     killed: bool,
+    /// Its end was told although it did not come.
+    given_up: bool,
+}
+
+/// The most cgroups of ended sessions that are kept in mind.
+const MAX_LEFT_CGROUPS: usize = 256;
+
+impl ExecSession {
+    /// Kills what is in its cgroup.
+    fn kill_all(&self) {
+        if let Some(dir) = &self.dir {
+            kill_cgroup(&KillCgroup {
+                kill_file: Some(dir.join("cgroup.kill")),
+                procs_file: Some(dir.join("cgroup.procs")),
+            });
+        }
+    }
 }
 
 impl Monitor {
     /// Begins an exec session; the answer comes when its command executes.
-    pub(crate) fn exec(&mut self, connection: u64, request: u64, wanted: Exec, descriptors: Vec<OwnedFd>) {
+    pub(crate) fn exec(
+        &mut self,
+        connection: u64,
+        request: u64,
+        wanted: Exec,
+        descriptors: Vec<OwnedFd>,
+    ) {
         if let Err(failure) = self.try_exec(connection, request, wanted, descriptors) {
             self.answer(connection, request, Err(failure));
         }
@@ -68,24 +88,33 @@ impl Monitor {
         if self.execs.len() >= MAX_EXECS {
             return Err(Failure::new(FailureKind::Exhausted, "the pod has too many exec sessions"));
         }
-        let not_running = || Failure::new(FailureKind::NotRunning, format!("container {} does not run", wanted.container));
+        let not_running = || {
+            Failure::new(
+                FailureKind::NotRunning,
+                format!("container {} does not run", wanted.container),
+            )
+        };
         let container = self.containers.get(&wanted.container).ok_or_else(|| {
-            Failure::new(FailureKind::NotFound, format!("container {} is not known", wanted.container))
+            Failure::new(
+                FailureKind::NotFound,
+                format!("container {} is not known", wanted.container),
+            )
         })?;
         let init = container.running().ok_or_else(not_running)?;
         let mut descriptors = descriptors.into_iter();
         let process = read_process(descriptors.next())?;
         let mut next = |announced: bool| match announced {
             false => Ok(None),
-            true => descriptors
-                .next()
-                .map(Some)
-                .ok_or_else(|| Failure::new(FailureKind::Invalid, "an announced stream is not there")),
+            true => descriptors.next().map(Some).ok_or_else(|| {
+                Failure::new(FailureKind::Invalid, "an announced stream is not there")
+            }),
         };
-        let (stdin, stdout, stderr) = (next(wanted.stdin)?, next(wanted.stdout)?, next(wanted.stderr)?);
+        let (stdin, stdout, stderr) =
+            (next(wanted.stdin)?, next(wanted.stdout)?, next(wanted.stderr)?);
         let mut procs_files = wanted.cgroup.procs_files.clone();
         if let Some(dir) = &wanted.cgroup.dir {
-            fs::create_dir(dir).map_err(|e| kernel(&format!("create cgroup {}", dir.display()), e))?;
+            fs::create_dir(dir)
+                .map_err(|e| kernel(&format!("create cgroup {}", dir.display()), e))?;
             procs_files.push(dir.join("cgroup.procs"));
         }
         let launch = ExecLaunch {
@@ -105,7 +134,8 @@ impl Monitor {
             },
         };
         let launched = launch::start_exec(&launch).map_err(|e| launch_failure(&e));
-        let tracked = launched.and_then(|launching| self.track_exec(connection, request, &wanted, launching));
+        let tracked =
+            launched.and_then(|launching| self.track_exec(connection, request, &wanted, launching));
         if tracked.is_err()
             && let Some(dir) = &wanted.cgroup.dir
         {
@@ -122,26 +152,22 @@ impl Monitor {
         launching: Launching,
     ) -> Result<(), Failure> {
         let number = self.next_number();
-        let handle = launching.pidfd.try_clone();
-        let watched = self.poll.add(launching.status_fd(), Source::ExecLaunch(number));
-        let (Ok(handle), Ok(key)) = (handle, watched) else {
-            let _ = pidfd_send_signal(&launching.pidfd, Signal::KILL);
-            let _ = pidfd::wait_and_reap(launching.pidfd.as_fd());
-            return Err(Failure::new(FailureKind::Exhausted, "no descriptor is left for the session"));
-        };
+        let (process, key) = self.watch_launch(&launching, Source::ExecLaunch(number))?;
+        let Process { pid, pidfd } = process;
         let timeout = wanted.timeout_ms.map(Duration::from_millis);
         let session = ExecSession {
             container: wanted.container.clone(),
             id: wanted.exec.clone(),
             connection,
-            pid: launching.pid,
-            pidfd: handle,
+            pid,
+            pidfd,
             launching: Some((Box::new(launching), key, request)),
             dir: wanted.cgroup.dir.clone(),
             until: timeout.and_then(|t| Instant::now().checked_add(t)),
             timeout,
             timed_out: false,
             killed: false,
+            given_up: false,
         };
         self.execs.insert(number, session);
         Ok(())
@@ -150,20 +176,26 @@ impl Monitor {
     /// A session being set up has something to say.
     pub(crate) fn exec_progress(&mut self, number: u64) {
         let Some(exec) = self.execs.get_mut(&number) else { return };
-        let Some((launching, key, request)) = &mut exec.launching else { return };
-        let Some(result) = launching.poll() else { return };
-        let (key, request, connection, pid) = (*key, *request, exec.connection, exec.pid);
+        let Some((launching, _, _)) = &mut exec.launching else { return };
+        if let Some(result) = launching.poll() {
+            self.exec_launched(number, result);
+        }
+    }
+
+    /// A session's launch has come to its end.
+    fn exec_launched(&mut self, number: u64, result: Result<launch::Started, LaunchError>) {
+        let Some(exec) = self.execs.get_mut(&number) else { return };
+        let Some((launching, key, request)) = exec.launching.take() else { return };
+        let (connection, pid) = (exec.connection, exec.pid);
         self.poll.remove(launching.status_fd(), key);
-        exec.launching = None;
         match result {
-            Ok(started) => {
-                let reply = ExecStarted { pid: pid.as_raw_nonzero().get(), notices: started.notices };
-                self.answer_with(connection, request, Ok(Reply::ExecStarted(reply)), started.console);
+            Ok(launch::Started { notices, console }) => {
+                let reply = ExecStarted { pid: pid.as_raw_nonzero().get(), notices };
+                self.answer_with(connection, request, Ok(Reply::ExecStarted(reply)), console);
             }
             Err(error) => {
                 if let Some(exec) = self.execs.remove(&number) {
-                    let _ = pidfd_send_signal(&exec.pidfd, Signal::KILL);
-                    let _ = pidfd::wait_and_reap(exec.pidfd.as_fd());
+                    kill_and_reap(&exec.pidfd);
                     self.leave_cgroup(exec.dir);
                 }
                 self.answer(connection, request, Err(launch_failure(&error)));
@@ -176,12 +208,17 @@ impl Monitor {
     pub(crate) fn exec_ended(&mut self, number: u64, end: pidfd::Exit) {
         // One that ends as soon as it executes is first told to have started.
         self.exec_progress(number);
-        if self.execs.get(&number).is_none_or(|exec| exec.launching.is_some()) {
-            return;
-        }
+        self.exec_launched(number, Err(LaunchError::ChildDied));
         let Some(exec) = self.execs.remove(&number) else { return };
         let _ = pidfd::reap(exec.pidfd.as_fd());
+        if exec.killed {
+            // What it forked after it was killed for the first time is found now.
+            exec.kill_all();
+        }
         self.leave_cgroup(exec.dir);
+        if exec.given_up {
+            return;
+        }
         let notice = Notice::ExecExited {
             container: exec.container,
             exec: exec.id,
@@ -199,6 +236,7 @@ impl Monitor {
         }
         let Some(exec) = self.execs.get_mut(&number) else { return };
         exec.until = None;
+        exec.given_up = true;
         let notice = Notice::ExecExited {
             container: exec.container.clone(),
             exec: exec.id.clone(),
@@ -206,7 +244,11 @@ impl Monitor {
             timed_out: exec.timed_out,
         };
         let connection = exec.connection;
-        say(&format!("{}: the exec session {} was killed and does not end", exec.container, exec.id.as_str()));
+        say(&format!(
+            "{}: the exec session {} was killed and does not end",
+            exec.container,
+            exec.id.as_str()
+        ));
         self.tell(connection, notice);
     }
 
@@ -216,21 +258,25 @@ impl Monitor {
         exec.killed = true;
         exec.timed_out |= timed_out && exec.timeout.is_some();
         exec.until = Some(Instant::now() + KILL_PATIENCE);
-        if let Some(dir) = &exec.dir {
-            kill_cgroup(&KillCgroup {
-                kill_file: Some(dir.join("cgroup.kill")),
-                procs_file: Some(dir.join("cgroup.procs")),
-            });
-        }
+        exec.kill_all();
         let _ = pidfd_send_signal(&exec.pidfd, Signal::KILL);
     }
 
     /// Removes a session's cgroup, or keeps it in mind while something still runs in it.
     fn leave_cgroup(&mut self, dir: Option<PathBuf>) {
         self.exec_dirs.extend(dir);
+        self.remove_exec_dirs();
+        if self.exec_dirs.len() > MAX_LEFT_CGROUPS {
+            // The daemon removes it with the container's.
+            self.exec_dirs.remove(0);
+        }
+    }
+
+    /// Removes the cgroups of ended sessions in which nothing runs any more.
+    pub(crate) fn remove_exec_dirs(&mut self) {
         self.exec_dirs.retain(|dir| match fs::remove_dir(dir) {
             Ok(()) => false,
-            Err(e) => e.kind() != std::io::ErrorKind::NotFound,
+            Err(error) => error.kind() != std::io::ErrorKind::NotFound,
         });
     }
 }
@@ -239,9 +285,14 @@ fn read_process(file: Option<OwnedFd>) -> Result<Vec<u8>, Failure> {
     let missing = || Failure::new(FailureKind::Invalid, "the session's process is not there");
     let file = fs::File::from(file.ok_or_else(missing)?);
     let mut bytes = Vec::new();
-    file.take(MAX_PROCESS_BYTES + 1).read_to_end(&mut bytes).map_err(|e| kernel("read the session's process", e))?;
+    file.take(MAX_PROCESS_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| kernel("read the session's process", e))?;
     if bytes.len() as u64 > MAX_PROCESS_BYTES {
-        return Err(Failure::new(FailureKind::Invalid, "the session's process is larger than 4 MiB"));
+        return Err(Failure::new(
+            FailureKind::Invalid,
+            "the session's process is larger than 4 MiB",
+        ));
     }
     Ok(bytes)
 }

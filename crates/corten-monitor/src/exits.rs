@@ -1,19 +1,24 @@
 //! Exits: recorded on disk before they are reaped, so that whoever comes later knows.
 
-use std::{
-    fs,
-    io::{self, Write},
-    os::{fd::AsFd, unix::fs::OpenOptionsExt},
-    path::Path,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use monitor_proto::{EXIT_RECORD_VERSION, EXITS_DIR, Exit, ExitRecord, OomFile, OomFileKind};
-use rustix::process::{WaitOptions, wait};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, Signal, pidfd_send_signal};
 use sys::pidfd;
 use types::ContainerId;
 
-use crate::{monitor::Monitor, say};
+use crate::monitor::Monitor;
+use crate::say;
+
+/// How long the one thread waits for a process that it killed. SIGKILL takes effect at once,
+/// unless the process hangs in the kernel; then it is reaped when it ends.
+const KILL_WAIT: Duration = Duration::from_millis(200);
 
 /// What the kernel tells, in the protocol's form.
 pub(crate) fn exit_of(end: pidfd::Exit, oom_killed: bool) -> Exit {
@@ -30,26 +35,41 @@ pub(crate) fn now_ns() -> i64 {
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// Whether the kernel has killed a process of the cgroup for want of memory.
-pub(crate) fn was_oom_killed(files: &[OomFile]) -> bool {
-    files.iter().any(|file| {
-        let Ok(text) = fs::read_to_string(&file.path) else { return false };
-        let key = match file.kind {
-            OomFileKind::V1OomControl | OomFileKind::V2Events => "oom_kill ",
-        };
-        let count = text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse::<u64>().ok());
-        count.is_some_and(|n| n > 0)
-    })
+/// Whether a container's first process was killed for want of memory: the kernel has killed in
+/// its cgroup, and it ended as one does that was killed, or whose only child was.
+pub(crate) fn was_oom_killed(end: pidfd::Exit, files: &[OomFile]) -> bool {
+    end.shell_code() == pidfd::Exit::Signal(Signal::KILL.as_raw()).shell_code()
+        && files.iter().any(has_oom_kills)
+}
+
+fn has_oom_kills(file: &OomFile) -> bool {
+    let Ok(text) = fs::read_to_string(&file.path) else { return false };
+    let key = match file.kind {
+        OomFileKind::V1OomControl | OomFileKind::V2Events => "oom_kill ",
+    };
+    let count = text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse::<u64>().ok());
+    count.is_some_and(|count| count > 0)
 }
 
 /// Writes an exit record: aside, then renamed. No sync: it must outlive processes, and a
 /// power cut ends the containers themselves.
-pub(crate) fn record(state_dir: &Path, container: &ContainerId, pid: i32, exit: &Exit) -> io::Result<()> {
+pub(crate) fn record(
+    state_dir: &Path,
+    container: &ContainerId,
+    pid: i32,
+    exit: &Exit,
+) -> io::Result<()> {
     let dir = state_dir.join(EXITS_DIR);
-    let record = ExitRecord { version: EXIT_RECORD_VERSION, container: container.clone(), pid, exit: exit.clone() };
+    let record = ExitRecord {
+        version: EXIT_RECORD_VERSION,
+        container: container.clone(),
+        pid,
+        exit: exit.clone(),
+    };
     let text = serde_json::to_vec(&record)?;
     let aside = dir.join(format!("{container}.new"));
-    let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
+    let mut file =
+        fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
     file.write_all(&text)?;
     fs::rename(aside, dir.join(container.as_str()))
 }
@@ -64,51 +84,53 @@ pub(crate) fn forget(state_dir: &Path, container: &ContainerId) {
     }
 }
 
+/// Kills a child and reaps it, unless it hangs; then it is reaped as a stranger when it ends.
+pub(crate) fn kill_and_reap(process: &OwnedFd) {
+    let _ = pidfd_send_signal(process, Signal::KILL);
+    wait_for_end(process, KILL_WAIT);
+    let _ = pidfd::reap(process);
+}
+
+/// Waits until a process has ended, or the time is over.
+pub(crate) fn wait_for_end(process: &OwnedFd, limit: Duration) {
+    let time = Timespec {
+        tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: limit.subsec_nanos().into(),
+    };
+    let _ = rustix::event::poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&time));
+}
+
 impl Monitor {
-    /// Some child has ended: finds which ones.
+    /// Some child has ended: finds which ones, and reaps orphans that fell to this process,
+    /// whose end means nothing to anybody.
     pub(crate) fn children(&mut self) {
-        let containers: Vec<ContainerId> = self.containers.keys().cloned().collect();
-        for id in containers {
-            let Some(container) = self.containers.get(&id) else { continue };
-            let Some(process) = &container.process else { continue };
-            if let Ok(Some(end)) = pidfd::peek_exit(process.pidfd.as_fd()) {
-                self.container_ended(&id, end);
+        // Each turn reaps one. A failure is for the next signal.
+        while let Ok(Some((pid, end))) = sys::children::peek_any() {
+            self.child_ended(pid, end);
+            if let Ok(Some((same, _))) = sys::children::peek_any()
+                && same == pid
+            {
+                let _ = sys::children::reap(pid);
             }
         }
-        let execs: Vec<u64> = self.execs.keys().copied().collect();
-        for number in execs {
-            let Some(exec) = self.execs.get(&number) else { continue };
-            if let Ok(Some(end)) = pidfd::peek_exit(exec.pidfd.as_fd()) {
-                self.exec_ended(number, end);
-            }
-        }
-        if let Some(reaper) = &self.reaper
-            && let Ok(Some(end)) = pidfd::peek_exit(reaper.pidfd.as_fd())
-        {
-            self.reaper_ended(end);
-        }
-        self.reap_strangers();
+        self.remove_exec_dirs();
     }
 
-    /// Reaps orphans that fell to this process: their end means nothing to anybody. One of
-    /// our own that ends just now is found with them, and is not lost.
-    fn reap_strangers(&mut self) {
-        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-            let end = match (status.exit_status(), status.terminating_signal()) {
-                (Some(code), _) => pidfd::Exit::Code(code),
-                (None, Some(signal)) => pidfd::Exit::Signal(signal),
-                (None, None) => continue,
-            };
-            let container =
-                self.containers.iter().find(|(_, c)| c.process.as_ref().is_some_and(|p| p.pid == pid)).map(|(id, _)| id.clone());
-            let exec = self.execs.iter().find(|(_, e)| e.pid == pid).map(|(n, _)| *n);
-            let is_reaper = self.reaper.as_ref().is_some_and(|r| r.pid == pid);
-            match (container, exec, is_reaper) {
-                (Some(id), _, _) => self.container_ended(&id, end),
-                (_, Some(number), _) => self.exec_ended(number, end),
-                (_, _, true) => self.reaper_ended(end),
-                (None, None, false) => {}
-            }
+    fn child_ended(&mut self, pid: Pid, end: pidfd::Exit) {
+        let of_container = |process: Option<&crate::container::Process>| {
+            process.is_some_and(|process| process.pid == pid)
+        };
+        let container =
+            self.containers.iter().find(|(_, container)| of_container(container.process.as_ref()));
+        if let Some(id) = container.map(|(id, _)| id.clone()) {
+            return self.container_ended(&id, end);
+        }
+        let exec = self.execs.iter().find(|(_, exec)| exec.pid == pid);
+        if let Some(number) = exec.map(|(number, _)| *number) {
+            return self.exec_ended(number, end);
+        }
+        if self.reaper.as_ref().is_some_and(|reaper| reaper.pid == pid) {
+            self.reaper_ended(end);
         }
     }
 }
@@ -129,8 +151,43 @@ mod tests {
         ] {
             fs::write(&path, text).unwrap();
             let file = OomFile { path: path.clone(), kind: OomFileKind::V2Events };
-            assert_eq!(was_oom_killed(&[file]), expected, "{text}");
+            assert_eq!(has_oom_kills(&file), expected, "{text}");
         }
-        assert!(!was_oom_killed(&[OomFile { path: dir.path().join("none"), kind: OomFileKind::V1OomControl }]));
+        let missing = OomFile { path: dir.path().join("none"), kind: OomFileKind::V1OomControl };
+        assert!(!has_oom_kills(&missing));
+    }
+
+    #[test]
+    fn only_who_died_of_it_was_killed_for_want_of_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        fs::write(&path, "oom_kill 1\n").unwrap();
+        let files = [OomFile { path, kind: OomFileKind::V2Events }];
+        for (end, expected) in [
+            (pidfd::Exit::Signal(9), true),
+            // A shell whose command was killed says so by its own code.
+            (pidfd::Exit::Code(137), true),
+            (pidfd::Exit::Code(0), false),
+            (pidfd::Exit::Code(1), false),
+            (pidfd::Exit::Signal(15), false),
+        ] {
+            assert_eq!(was_oom_killed(end, &files), expected, "{end:?}");
+        }
+    }
+
+    #[test]
+    fn a_record_replaces_what_was_there() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join(EXITS_DIR)).unwrap();
+        let id = ContainerId::random();
+        for code in [1, 2] {
+            let exit = exit_of(pidfd::Exit::Code(code), false);
+            record(dir.path(), &id, 7, &exit).unwrap();
+            let text = fs::read(dir.path().join(EXITS_DIR).join(id.as_str())).unwrap();
+            let read: ExitRecord = serde_json::from_slice(&text).unwrap();
+            assert_eq!((read.container, read.pid, read.exit), (id.clone(), 7, exit));
+        }
+        forget(dir.path(), &id);
+        assert_eq!(fs::read_dir(dir.path().join(EXITS_DIR)).unwrap().count(), 0);
     }
 }

@@ -8,7 +8,7 @@
 //! epoll ─┬─ daemons (requests, at most four connections)      ops.rs, connection.rs
 //!        ├─ launches under way                                 container.rs, exec.rs
 //!        ├─ streams of containers ─► logs                      stream.rs
-//!        ├─ SIGCHLD: exits, recorded before they are reaped    exits.rs
+//!        ├─ SIGCHLD: exits, recorded before they are reaped    exits.rs, ending.rs
 //!        └─ time: drains, exec time-outs, notices repeated     monitor.rs
 //! ```
 //!
@@ -18,34 +18,40 @@
 
 mod connection;
 mod container;
+mod ending;
 mod exec;
 mod exits;
+mod kill;
 mod monitor;
 mod ops;
 mod poll;
+mod report;
+mod sandbox;
 mod setup;
 mod stream;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // Nothing but 0, 1 and 2 is ours.
+    if let Err(error) = sys::startup::close_foreign() {
+        report::say(&format!("foreign descriptors stay open: {error}"));
+    }
     let arguments = match setup::arguments() {
         Ok(arguments) => arguments,
         Err(reason) => {
-            eprintln!("corten-monitor: {reason}");
+            report::say(&reason);
             return ExitCode::from(2);
         }
     };
-    match setup::prepare(&arguments).and_then(|inherited| monitor::Monitor::new(arguments, inherited)?.run()) {
+    match setup::prepare().and_then(|inherited| monitor::Monitor::new(arguments, inherited)?.run())
+    {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("corten-monitor: {error}");
+            report::say(&error.to_string());
             ExitCode::FAILURE
         }
     }
 }
 
-/// Says something in the monitor's log, one line.
-pub(crate) fn say(text: &str) {
-    eprintln!("{}", text.replace('\n', " "));
-}
+pub(crate) use report::say;

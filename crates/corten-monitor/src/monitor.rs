@@ -1,27 +1,23 @@
 //! The event loop and what it owns.
 
-use std::{
-    collections::HashMap,
-    io,
-    os::fd::{AsFd, OwnedFd},
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
+use container_log::Scratch;
 use launch::{NamespaceHandles, Reaper};
 use monitor_proto::{MakeSandbox, Notice};
-use rustix::process::{Signal, pidfd_send_signal};
 use types::ContainerId;
 
-use crate::{
-    connection::Connection,
-    container::{Container, Phase},
-    exec::ExecSession,
-    poll::{Poll, Source},
-    say,
-    setup::{Arguments, Inherited},
-    stream::READ_BYTES,
-};
+use crate::connection::Connection;
+use crate::container::{Container, Phase};
+use crate::exec::ExecSession;
+use crate::poll::{Poll, Source};
+use crate::say;
+use crate::setup::{Arguments, Inherited};
+use crate::stream::READ_BYTES;
 
 /// How often exits that no daemon has acknowledged are told again.
 pub(crate) const REPEAT: Duration = Duration::from_secs(5);
@@ -35,6 +31,9 @@ pub(crate) struct Monitor {
     pub(crate) arguments: Arguments,
     pub(crate) poll: Poll,
     pub(crate) listener: OwnedFd,
+    pub(crate) listener_key: u64,
+    /// Until when nobody is let in.
+    pub(crate) closed_until: Option<Instant>,
     signals: OwnedFd,
     pub(crate) connections: HashMap<u64, Connection>,
     pub(crate) containers: HashMap<ContainerId, Container>,
@@ -47,7 +46,7 @@ pub(crate) struct Monitor {
     pub(crate) repeat_at: Option<Instant>,
     pub(crate) ending: bool,
     pub(crate) input: Box<[u8]>,
-    pub(crate) output: Vec<u8>,
+    pub(crate) scratch: Scratch,
     alone_at: Instant,
     next: u64,
 }
@@ -55,13 +54,15 @@ pub(crate) struct Monitor {
 impl Monitor {
     pub(crate) fn new(arguments: Arguments, inherited: Inherited) -> io::Result<Self> {
         let mut poll = Poll::new()?;
-        let signals = sys::signals::watch_children()?;
-        poll.add(inherited.listener.as_fd(), Source::Listener)?;
+        let signals = sys::children::watch()?;
+        let listener_key = poll.add(inherited.listener.as_fd(), Source::Listener)?;
         poll.add(signals.as_fd(), Source::Signals)?;
         let mut monitor = Self {
             arguments,
             poll,
             listener: inherited.listener,
+            listener_key,
+            closed_until: None,
             signals,
             connections: HashMap::new(),
             containers: HashMap::new(),
@@ -73,7 +74,7 @@ impl Monitor {
             repeat_at: None,
             ending: false,
             input: vec![0; READ_BYTES].into_boxed_slice(),
-            output: Vec::new(),
+            scratch: Scratch::default(),
             alone_at: Instant::now() + ALONE,
             next: 0,
         };
@@ -93,7 +94,7 @@ impl Monitor {
                 match source {
                     Source::Listener => self.accept(),
                     Source::Signals => {
-                        sys::signals::drain(&self.signals);
+                        sys::children::drain(&self.signals);
                         self.children();
                     }
                     Source::Connection(number) => self.read_connection(number),
@@ -117,13 +118,14 @@ impl Monitor {
     /// The next moment at which something is due.
     fn deadline(&self) -> Option<Instant> {
         let containers = self.containers.values().filter_map(|c| match &c.phase {
-            Phase::Starting { until, .. } | Phase::Draining { until, .. } => Some(*until),
+            Phase::Starting(starting) => Some(starting.until),
+            Phase::Draining { until, .. } => Some(*until),
             Phase::Running | Phase::Ended { .. } => None,
         });
         let execs = self.execs.values().filter_map(|e| e.until);
         let alone = self.is_alone().then_some(self.alone_at);
         let repeat = self.repeat_at.filter(|_| !self.connections.is_empty());
-        containers.chain(execs).chain(repeat).chain(alone).min()
+        containers.chain(self.closed_until).chain(execs).chain(repeat).chain(alone).min()
     }
 
     fn is_alone(&self) -> bool {
@@ -136,7 +138,7 @@ impl Monitor {
             .containers
             .iter()
             .filter_map(|(id, c)| match &c.phase {
-                Phase::Starting { until, .. } if *until <= now => Some((id.clone(), true)),
+                Phase::Starting(starting) if starting.until <= now => Some((id.clone(), true)),
                 Phase::Draining { until, .. } if *until <= now => Some((id.clone(), false)),
                 _ => None,
             })
@@ -148,10 +150,17 @@ impl Monitor {
                 self.drain_overdue(&id);
             }
         }
-        let execs: Vec<u64> =
-            self.execs.iter().filter(|(_, e)| e.until.is_some_and(|t| t <= now)).map(|(n, _)| *n).collect();
+        let execs: Vec<u64> = self
+            .execs
+            .iter()
+            .filter(|(_, e)| e.until.is_some_and(|t| t <= now))
+            .map(|(n, _)| *n)
+            .collect();
         for number in execs {
             self.exec_overdue(number);
+        }
+        if self.closed_until.is_some_and(|at| at <= now) {
+            self.open_door();
         }
         if self.repeat_at.is_some_and(|at| at <= now) {
             self.repeat_exits(None);
@@ -171,7 +180,9 @@ impl Monitor {
             .containers
             .iter()
             .filter_map(|(id, c)| match &c.phase {
-                Phase::Ended { exit } => Some(Notice::ContainerExited { container: id.clone(), exit: exit.clone() }),
+                Phase::Ended { exit } => {
+                    Some(Notice::ContainerExited { container: id.clone(), exit: exit.clone() })
+                }
                 _ => None,
             })
             .collect();
@@ -184,16 +195,9 @@ impl Monitor {
         }
     }
 
-    /// Ends the reaper, and with it what is left in the pod's PID namespace.
+    /// Leaves nothing behind but what the daemon pinned.
     fn end(&mut self) {
-        if let Some(reaper) = self.reaper.take() {
-            let _ = pidfd_send_signal(&reaper.pidfd, Signal::KILL);
-            let _ = sys::pidfd::wait_and_reap(&reaper.pidfd);
-        }
-        // The answer to the request that ended it is still to be sent.
-        for connection in self.connections.values_mut() {
-            let _ = connection.flush(&self.poll);
-        }
+        self.end_reaper();
         let _ = std::fs::remove_file(self.arguments.state_dir.join(monitor_proto::SOCKET_NAME));
     }
 }

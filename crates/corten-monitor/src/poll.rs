@@ -1,16 +1,12 @@
 //! What the monitor waits for.
 
-use std::{
-    collections::HashMap,
-    io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
-    time::Instant,
-};
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
-use rustix::{
-    buffer::spare_capacity,
-    event::{Timespec, epoll},
-};
+use rustix::buffer::spare_capacity;
+use rustix::event::{Timespec, epoll};
 use types::ContainerId;
 
 use crate::stream::Which;
@@ -40,7 +36,11 @@ const BATCH: usize = 64;
 
 impl Poll {
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self { epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?, sources: HashMap::new(), next: 0 })
+        Ok(Self {
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            sources: HashMap::new(),
+            next: 0,
+        })
     }
 
     /// Waits for a descriptor to be readable. The key is for [`Poll::remove`].
@@ -53,7 +53,12 @@ impl Poll {
     }
 
     /// Waits for it to be writable too, or no longer.
-    pub(crate) fn also_writable(&self, fd: BorrowedFd<'_>, key: u64, writable: bool) -> io::Result<()> {
+    pub(crate) fn also_writable(
+        &self,
+        fd: BorrowedFd<'_>,
+        key: u64,
+        writable: bool,
+    ) -> io::Result<()> {
         let mut flags = epoll::EventFlags::IN;
         if writable {
             flags |= epoll::EventFlags::OUT;

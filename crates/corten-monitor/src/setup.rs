@@ -1,15 +1,11 @@
 //! Arguments and the process's own surroundings.
 
-use std::{
-    io,
-    os::fd::{AsFd, OwnedFd},
-    path::PathBuf,
-};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 
-use rustix::{
-    fs::{Mode, OFlags},
-    process::{set_child_subreaper, umask},
-};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{set_child_subreaper, umask};
 use types::SandboxId;
 
 /// What the daemon says.
@@ -30,7 +26,8 @@ pub(crate) fn arguments() -> Result<Arguments, String> {
     let (mut sandbox, mut state_dir) = (None, None);
     let mut given = std::env::args_os().skip(1);
     while let Some(name) = given.next() {
-        let value = given.next().ok_or("an argument has no value: it is started by corten serve")?;
+        let value =
+            given.next().ok_or("an argument has no value: it is started by corten serve")?;
         match name.to_str() {
             Some("--sandbox") => {
                 let id = value.to_string_lossy().parse().map_err(|e| format!("--sandbox: {e}"))?;
@@ -47,7 +44,7 @@ pub(crate) fn arguments() -> Result<Arguments, String> {
 }
 
 /// Makes the process fit to live alone.
-pub(crate) fn prepare(arguments: &Arguments) -> io::Result<Inherited> {
+pub(crate) fn prepare() -> io::Result<Inherited> {
     let stdin = rustix::stdio::stdin();
     let stdout = rustix::stdio::stdout();
     let daemon = rustix::io::fcntl_dupfd_cloexec(stdin, 3)?;
@@ -64,7 +61,6 @@ pub(crate) fn prepare(arguments: &Arguments) -> io::Result<Inherited> {
     set_child_subreaper(rustix::process::Pid::from_raw(1))?;
     protect();
     rustix::net::listen(&listener, 16)?;
-    let _ = arguments;
     Ok(Inherited { daemon, listener })
 }
 
@@ -73,6 +69,8 @@ pub(crate) fn prepare(arguments: &Arguments) -> io::Result<Inherited> {
 fn protect() {
     const SCORE: &str = "-999";
     if let Err(error) = std::fs::write("/proc/self/oom_score_adj", SCORE) {
-        crate::say(&format!("oom_score_adj stays as it is, {SCORE} is not permitted here: {error}"));
+        crate::say(&format!(
+            "oom_score_adj stays as it is, {SCORE} is not permitted here: {error}"
+        ));
     }
 }

@@ -6,6 +6,7 @@
 #![warn(clippy::undocumented_unsafe_blocks)]
 
 pub mod bpf;
+pub mod children;
 pub mod clone;
 pub mod exec;
 pub mod fds;
@@ -18,6 +19,7 @@ pub mod pidfd;
 pub mod root;
 pub mod seccomp;
 pub mod signals;
+pub mod startup;
 
 use std::io;
 

@@ -29,6 +29,7 @@ const MAX_CALLS_A_CONNECTION: u32 = 4096;
 
 /// Arguments of `corten serve`.
 #[derive(Debug, clap::Args)]
+#[command(args_override_self = true)]
 pub struct Args {
     /// The configuration file.
     #[arg(long, value_name = "FILE")]

@@ -256,7 +256,10 @@ impl Collector {
             // A child that goes on writing must not keep this going on.
             let mut left = rustix::pipe::fcntl_getpipe_size(&stream.pipe).unwrap_or(CHUNK);
             while stream.open && left > 0 {
-                let read = stream.pipe.try_read(&mut stream.chunk);
+                // By the kernel itself: what tokio knows of the pipe may be older than the
+                // notice of the command's end.
+                let read = rustix::io::read(&stream.pipe, &mut stream.chunk[..])
+                    .map_err(io::Error::from);
                 if matches!(&read, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
                     break;
                 }

@@ -47,11 +47,12 @@ fn set_up(launch: &ContainerLaunch<'_>, token: &ChildToken, voice: &Voice) -> Do
     drop(cwd);
     paths::make_readonly(&spec, &root)?;
     paths::mask(&spec, &root)?;
-    rootfs::finish(&spec, &root)?;
     let proc = sysctl::fresh_proc()?;
     sysctl::set_of_container(&spec, &plan, &proc)?;
     stdio::use_containers_null(nulls, &root, &proc)?;
     pivot::enter(&root)?;
+    // Not before: the kernel moves no root that is shared.
+    rootfs::finish(&spec, &root)?;
 
     if matches!(launch.stdio, Stdio::Terminal) {
         let terminal = console::open(&root, process)?;

@@ -114,10 +114,11 @@ impl Publisher<'_> {
     }
 }
 
-/// Containerd wants a program that does nothing. One that is not called `sleep`:
-/// cases look for that.
+/// Containerd wants a program that does nothing but reap. A shell that waits does;
+/// there is no `sleep` in it, which cases look for.
 fn pause(base: &Image) -> Image {
-    base.with("Entrypoint", json!(["/bin/tail", "-f", "/dev/null"])).with("Cmd", json!(null))
+    let script = "tail -f /dev/null & while :; do wait; done";
+    base.with("Entrypoint", json!(["/bin/sh", "-c", script])).with("Cmd", json!(null))
 }
 
 /// Layers that take away from and replace each other.

@@ -75,7 +75,7 @@ async fn audit(before: &Snapshot, scope: testing::audit::Scope) -> Result<()> {
 async fn run_case(runtime: Arc<Runtime>, case: &Case) -> (&'static str, Outcome, Duration) {
     let begun = Instant::now();
     let (name, run) = (case.name, case.run);
-    let kind = runtime.kind;
+    let (kind, manner) = (runtime.kind, case.manner);
     // A task of its own: a panic is this case's failure and no other's.
     let task = tokio::spawn(async move {
         let context = Context::new(runtime, name);
@@ -83,6 +83,9 @@ async fn run_case(runtime: Arc<Runtime>, case: &Case) -> (&'static str, Outcome,
             Ok(result) => result,
             Err(_) => Err(anyhow!("the case does not end")),
         };
+        if manner == Manner::Alone {
+            context.runtime.revive().await?;
+        }
         let cleaned = match tokio::time::timeout(CASE_LIMIT, context.clean_up()).await {
             Ok(cleaned) => cleaned.map_err(|error| error.context("failed to clean up")),
             Err(_) => Err(anyhow!("the clean-up does not end")),

@@ -123,6 +123,18 @@ impl Runtime {
         }
     }
 
+    /// Starts the daemon again if a case left it dead.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub async fn revive(&self) -> Result<()> {
+        let running = match &*self.control() {
+            Control::Corten(daemon) => daemon.pid().is_ok(),
+            Control::Containerd(containerd) => containerd.is_running(),
+        };
+        if running { Ok(()) } else { self.launch().await }
+    }
+
     /// Starts the daemon again and waits until it answers.
     ///
     /// # Errors

@@ -64,6 +64,12 @@ impl Containerd {
         self.program.take().context("containerd is not running")?.kill()
     }
 
+    /// Whether it was started and not killed.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.program.is_some()
+    }
+
     /// The socket of both services.
     #[must_use]
     pub fn socket(&self) -> PathBuf {

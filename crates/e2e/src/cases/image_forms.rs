@@ -109,9 +109,9 @@ async fn configuration(c: &Context) -> Result<()> {
     }
     equal("the environment", c.output(&pod, &config).await?, "/srv/made\nyes container yes")?;
 
-    config.command = crate::context::strings(&["pwd"]);
+    let mut config = c.command(&["pwd"]);
+    config.image = Some(image_spec("docker.io/e2e/config:1"));
     config.working_dir = "/another/made".to_owned();
-    config.metadata = c.command(&[]).metadata;
     equal("the directory", c.output(&pod, &config).await?, "/another/made")
 }
 

@@ -73,14 +73,14 @@ async fn symlink(c: &Context) -> Result<()> {
 }
 
 async fn status(c: &Context) -> Result<()> {
-    let directory = c.directory()?;
+    let (directory, shared) = (c.directory()?, Shared::new(c)?);
     let pod = c.plain_pod().await?;
     let mut config = c.waiting();
     config.mounts = vec![
         Mount { readonly: true, ..mount(&directory, "/one") },
         Mount {
             propagation: MountPropagation::PropagationHostToContainer.into(),
-            ..mount(&directory, "/two")
+            ..mount(&shared.0, "/two")
         },
     ];
     let id = c.run(&pod, &config).await?;
@@ -93,7 +93,8 @@ async fn status(c: &Context) -> Result<()> {
         keys
     };
     let said = c.status(&id).await?.mounts;
-    equal("the mounts", key(&said), key(&config.mounts))
+    equal("the mounts", key(&said), key(&config.mounts))?;
+    c.clean_up().await
 }
 
 async fn over_own(c: &Context) -> Result<()> {

@@ -55,14 +55,16 @@ async fn pid_container(c: &Context) -> Result<()> {
 async fn pid_pod(c: &Context) -> Result<()> {
     let option = pid(NamespaceMode::Pod);
     let pod = pod_with(c, option.clone()).await?;
-    let one = c.run(&pod, &with(c.command(&["tail", "-f", "/dev/null"]), option.clone())?).await?;
+    let one = c
+        .run(&pod, &with(c.command(&["tail", "-f", "/dev/null", "/seen"]), option.clone())?)
+        .await?;
     let two = c.run(&pod, &with(c.waiting(), option)?).await?;
-    let seen = c.sh(&two, "pgrep -f '^tail -f' | wc -l").await?;
-    ensure!(seen.parse::<u32>()? >= 2, "the other container is not seen");
-    ensure!(
-        !c.sh(&one, "cat /proc/1/cmdline").await?.starts_with("tail\0-f\0/dev/null"),
-        "the first process is the container's"
-    );
+    let command = "tr '\\0' ' ' < /proc/1/cmdline";
+    for id in [&one, &two] {
+        let first = c.sh(id, command).await?;
+        ensure!(!first.starts_with("tail -f") && !first.starts_with("sh -c trap"), "it is {first}");
+    }
+    equal("the other's process", c.sh(&two, "pgrep -f '[/]seen' | wc -l").await?, "1")?;
     // The namespace outlives each of them.
     c.stop(&one, 0).await?;
     equal("the other", c.sh(&two, "echo alive").await?, "alive")?;

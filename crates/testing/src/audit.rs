@@ -18,6 +18,9 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{Ground, program};
 
+/// How long what ends by itself may take.
+const SETTLING: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// What the audit looks at.
 #[derive(Clone, Debug)]
 pub struct Scope {
@@ -99,16 +102,23 @@ impl Snapshot {
         Ok(Leaks(now.facts.difference(&self.facts).cloned().collect()))
     }
 
-    /// Fails with the leaks if there are any.
+    /// Fails with the leaks if there are any after a moment: a process that was told to
+    /// end is reaped, and an interface is taken down, by others than who asked for it.
     ///
     /// # Errors
     /// If there are leaks.
     pub fn audit(&self) -> Result<()> {
-        let leaks = self.leaks()?;
-        if !leaks.0.is_empty() {
-            bail!("{leaks}");
+        let begun = std::time::Instant::now();
+        loop {
+            let leaks = self.leaks()?;
+            if leaks.0.is_empty() {
+                return Ok(());
+            }
+            if begun.elapsed() > SETTLING {
+                bail!("{leaks}");
+            }
+            std::thread::sleep(crate::wait::INTERVAL);
         }
-        Ok(())
     }
 
     /// The same facts, to be compared with what another scope sees: after the daemon

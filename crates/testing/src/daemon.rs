@@ -155,15 +155,16 @@ impl Daemon {
         &self.log
     }
 
-    /// What the leak audit looks at: everything of the ground, and the daemon's files
-    /// but for images, which are there to stay.
+    /// What the leak audit looks at: everything of the ground, the addresses that the
+    /// plugins have lent, and the daemon's files but for images and their layers,
+    /// which are there to stay.
     #[must_use]
     pub fn audit_scope(&self, ground: &Ground) -> Scope {
         let mut scope = Scope::of(ground);
-        scope.directories =
-            vec![self.root(), self.state(), ground.path().join("pods"), ground.path().join("run")];
+        scope.directories = vec![self.root(), self.state()];
+        scope.directories.extend(["plugins", "pods", "run"].map(|name| ground.path().join(name)));
         let root = self.root();
-        for kept in ["images", "content", "snapshots", "lock"] {
+        for kept in ["images/records/", "snapshots/layers/", "snapshots/seals/"] {
             scope.standing.push(format!("file {}/{kept}", root.display()));
         }
         // The group of the monitors is made with the first pod and shared by all.

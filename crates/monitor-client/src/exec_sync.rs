@@ -258,8 +258,8 @@ impl Collector {
             while stream.open && left > 0 {
                 // By the kernel itself: what tokio knows of the pipe may be older than the
                 // notice of the command's end.
-                let read = rustix::io::read(&stream.pipe, &mut stream.chunk[..])
-                    .map_err(io::Error::from);
+                let read =
+                    rustix::io::read(&stream.pipe, &mut stream.chunk[..]).map_err(io::Error::from);
                 if matches!(&read, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
                     break;
                 }

@@ -130,7 +130,7 @@ async fn there_is_one_monitor_for_a_sandbox() {
     let second = ground.monitors.spawn(&ground.sandbox, &ground.state(), &[]).await;
     assert!(matches!(second, Err(MonitorError::RunsAlready { .. })));
     let stranger = types::SandboxId::random();
-    let error = ground.monitors.adopt(&stranger, &ground.state()).await.err().expect("refused");
+    let error = ground.monitors.adopt(&stranger, &ground.state()).await.expect_err("refused");
     assert!(matches!(error, MonitorError::Stranger { .. }), "{error}");
     pod.end().await;
 }

@@ -42,7 +42,9 @@ pub fn send(
 ) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
+    let rights = SendAncillaryMessage::ScmRights(descriptors);
+    let fits = descriptors.len() <= MAX_DESCRIPTORS;
+    if !fits || (!descriptors.is_empty() && !ancillary.push(rights)) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let flags = SendFlags::NOSIGNAL;
@@ -140,4 +142,70 @@ fn open_dir(path: &Path) -> io::Result<OwnedFd> {
 /// A socket's address has 108 bytes; through the directory's handle every path fits.
 fn path_through(dir: &OwnedFd) -> PathBuf {
     format!("/proc/self/fd/{}/{SOCKET_NAME}", dir.as_fd().as_raw_fd()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        let kind = SocketType::SEQPACKET;
+        rustix::net::socketpair(AddressFamily::UNIX, kind, SocketFlags::NONBLOCK, None)
+            .expect("made")
+    }
+
+    #[test]
+    fn frames_keep_their_bounds_and_bring_descriptors() {
+        let (left, right) = pair();
+        let null = File::open("/dev/null").expect("opened");
+        send(left.as_fd(), b"one", &[]).expect("sent");
+        send(left.as_fd(), b"second", &[null.as_fd(), null.as_fd()]).expect("sent");
+        let mut buffer = [0; 64];
+        for (text, count) in [(&b"one"[..], 0), (b"second", 2)] {
+            let received = receive(right.as_fd(), &mut buffer).expect("received");
+            let Received::Frame { length, descriptors, descriptors_lost: false } = received else {
+                panic!("{received:?}")
+            };
+            assert_eq!((&buffer[..length], descriptors.len()), (text, count));
+        }
+        let error = receive(right.as_fd(), &mut buffer).expect_err("empty");
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        drop(left);
+        assert!(matches!(receive(right.as_fd(), &mut buffer), Ok(Received::End)));
+        assert!(send(right.as_fd(), b"x", &[]).is_err(), "and no signal");
+    }
+
+    #[test]
+    fn what_is_too_long_or_too_many_is_told() {
+        let (left, right) = pair();
+        let mut buffer = [0; 4];
+        send(left.as_fd(), b"12345", &[]).expect("sent");
+        assert!(matches!(receive(right.as_fd(), &mut buffer), Ok(Received::TooLong)));
+        let null = File::open("/dev/null").expect("opened");
+        let many = [null.as_fd(); MAX_DESCRIPTORS + 1];
+        assert!(send(left.as_fd(), b"1", &many).is_err());
+    }
+
+    /// The path of a sandbox's state directory may be longer than a socket's address.
+    #[test]
+    fn a_socket_in_a_deep_directory_is_private_and_found() {
+        let dir = tempfile::tempdir().expect("made");
+        let deep = dir.path().join("d".repeat(200));
+        std::fs::create_dir(&deep).expect("made");
+        assert_eq!(connect(&deep).expect_err("none").kind(), io::ErrorKind::NotFound);
+        for _ in 0..2 {
+            let socket = bind(&deep).expect("bound");
+            let mode = std::fs::metadata(deep.join(SOCKET_NAME)).expect("there").permissions();
+            assert_eq!(mode.mode() & 0o777, 0o600);
+            let refused = connect(&deep).expect_err("nobody listens");
+            assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+            rustix::net::listen(&socket, 1).expect("listens");
+            let client = connect(&deep).expect("connected");
+            let own = rustix::process::geteuid().as_raw();
+            assert_eq!(peer_uid(client.as_fd()).expect("told"), own);
+        }
+    }
 }

@@ -27,6 +27,7 @@ pub struct Ground {
 }
 
 /// A monitor and what it tells.
+#[derive(Debug)]
 pub struct Pod {
     pub monitor: Monitor,
     pub events: Events,

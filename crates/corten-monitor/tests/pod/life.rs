@@ -87,7 +87,7 @@ async fn a_dead_monitor_is_noticed_and_its_records_are_read() {
     assert!(begun.elapsed() < Duration::from_secs(2));
     assert!(pod.monitor.is_dead());
     assert!(pod.monitor.state().await.expect_err("gone").is_gone());
-    let error = ground.adopt().await.err().expect("gone");
+    let error = ground.adopt().await.expect_err("gone");
     assert!(matches!(error, MonitorError::NotRunning { .. }), "{error}");
     let found = read_exit_records(&ground.state()).expect("read");
     assert_eq!(found.records.len(), 1);
@@ -116,7 +116,7 @@ async fn one_that_hangs_is_told_by_its_deadline_and_delays_nobody() {
     assert!(error.is_deadline(), "{error}");
     assert!(begun.elapsed() < monitor_client::DEFAULT_DEADLINE * 2);
     assert!(prompt < Duration::from_secs(5), "{prompt:?}");
-    assert!(ground.adopt().await.err().expect("hangs").is_deadline());
+    assert!(ground.adopt().await.expect_err("hangs").is_deadline());
     kill_process(pid, Signal::CONT).expect("continued");
     pod.monitor.state().await.expect("answers again");
     healthy.end().await;

@@ -10,7 +10,8 @@ use std::io;
 /// # Errors
 /// The kernel's.
 pub fn close_foreign() -> io::Result<()> {
-    let (first, last, flags): (libc::c_uint, libc::c_uint, libc::c_uint) = (3, libc::c_uint::MAX, 0);
+    let (first, last, flags): (libc::c_uint, libc::c_uint, libc::c_uint) =
+        (3, libc::c_uint::MAX, 0);
     // SAFETY: rustix has no close_range. It takes integers; by the contract above nothing in this
     // process owns a descriptor that is closed.
     crate::check(unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) })?;

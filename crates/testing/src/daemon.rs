@@ -170,6 +170,10 @@ impl Daemon {
         // The group of the monitors is made with the first pod and shared by all.
         scope.standing.push(format!("{}/monitors/", self.cgroup));
         scope.exact.extend(own_groups(&self.cgroup));
+        // The built-in network's addresses: the place and the last one given.
+        for kept in ["", "/last_reserved_ip.0", "/lock"] {
+            scope.exact.push(format!("file {}/cni/networks/corten{kept}", root.display()));
+        }
         if let Ok(pid) = self.pid() {
             scope.standing.push(format!("process {pid} "));
         }

@@ -45,7 +45,7 @@ impl Ground {
             Some(directory)
         };
         let ground = Self { directory, path, number };
-        for name in ["logs", "pods", "run"] {
+        for name in ["logs", "pods", "run/netns"] {
             ground.make(name)?;
         }
         Ok(ground)

@@ -27,9 +27,9 @@ use crate::poll::Source;
 use crate::say;
 use crate::stream::{self, Pipes, Stream, Which};
 
-/// How long a container may take from its clone to its execve: mounts of a file server
+/// How long a container or a session may take from its clone to its execve: mounts of a file server
 /// that hangs are what takes long.
-const LAUNCH_LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LAUNCH_LIMIT: Duration = Duration::from_secs(60);
 
 /// The most containers of a pod: each attempt is one until its end is acknowledged.
 const MAX_CONTAINERS: usize = 1024;

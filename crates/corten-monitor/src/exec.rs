@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, pidfd_send_signal};
 use sys::pidfd;
 use types::ContainerId;
 
-use crate::container::{Process, kernel, launch_failure};
+use crate::container::{LAUNCH_LIMIT, Process, kernel, launch_failure};
 use crate::exits::{self, kill_and_reap};
 use crate::kill::kill_cgroup;
 use crate::monitor::Monitor;
@@ -85,6 +85,10 @@ impl Monitor {
         wanted: Exec,
         descriptors: Vec<OwnedFd>,
     ) -> Result<(), Failure> {
+        if self.execs.values().any(|exec| exec.id == wanted.exec) {
+            let text = format!("exec session {} runs already", wanted.exec);
+            return Err(Failure::new(FailureKind::AlreadyExists, text));
+        }
         if self.execs.len() >= MAX_EXECS {
             return Err(Failure::new(FailureKind::Exhausted, "the pod has too many exec sessions"));
         }
@@ -133,13 +137,11 @@ impl Monitor {
                 }
             },
         };
-        let launched = launch::start_exec(&launch).map_err(|e| launch_failure(&e));
+        let launched = launch::start_exec(&launch).map_err(|error| launch_failure(&error));
         let tracked =
             launched.and_then(|launching| self.track_exec(connection, request, &wanted, launching));
-        if tracked.is_err()
-            && let Some(dir) = &wanted.cgroup.dir
-        {
-            let _ = fs::remove_dir(dir);
+        if tracked.is_err() {
+            self.leave_cgroup(wanted.cgroup.dir);
         }
         tracked
     }
@@ -154,7 +156,6 @@ impl Monitor {
         let number = self.next_number();
         let (process, key) = self.watch_launch(&launching, Source::ExecLaunch(number))?;
         let Process { pid, pidfd } = process;
-        let timeout = wanted.timeout_ms.map(Duration::from_millis);
         let session = ExecSession {
             container: wanted.container.clone(),
             id: wanted.exec.clone(),
@@ -163,8 +164,8 @@ impl Monitor {
             pidfd,
             launching: Some((Box::new(launching), key, request)),
             dir: wanted.cgroup.dir.clone(),
-            until: timeout.and_then(|t| Instant::now().checked_add(t)),
-            timeout,
+            until: Some(Instant::now() + LAUNCH_LIMIT),
+            timeout: wanted.timeout_ms.map(Duration::from_millis),
             timed_out: false,
             killed: false,
             given_up: false,
@@ -178,27 +179,30 @@ impl Monitor {
         let Some(exec) = self.execs.get_mut(&number) else { return };
         let Some((launching, _, _)) = &mut exec.launching else { return };
         if let Some(result) = launching.poll() {
-            self.exec_launched(number, result);
+            self.exec_launched(number, result.map_err(|error| launch_failure(&error)));
         }
     }
 
     /// A session's launch has come to its end.
-    fn exec_launched(&mut self, number: u64, result: Result<launch::Started, LaunchError>) {
+    fn exec_launched(&mut self, number: u64, result: Result<launch::Started, Failure>) {
         let Some(exec) = self.execs.get_mut(&number) else { return };
         let Some((launching, key, request)) = exec.launching.take() else { return };
         let (connection, pid) = (exec.connection, exec.pid);
         self.poll.remove(launching.status_fd(), key);
         match result {
             Ok(launch::Started { notices, console }) => {
+                // Its time is that of the command, not of its set-up.
+                let now = Instant::now();
+                exec.until = exec.timeout.and_then(|timeout| now.checked_add(timeout));
                 let reply = ExecStarted { pid: pid.as_raw_nonzero().get(), notices };
                 self.answer_with(connection, request, Ok(Reply::ExecStarted(reply)), console);
             }
-            Err(error) => {
+            Err(failure) => {
                 if let Some(exec) = self.execs.remove(&number) {
                     kill_and_reap(&exec.pidfd);
                     self.leave_cgroup(exec.dir);
                 }
-                self.answer(connection, request, Err(launch_failure(&error)));
+                self.answer(connection, request, Err(failure));
             }
         }
     }
@@ -208,7 +212,7 @@ impl Monitor {
     pub(crate) fn exec_ended(&mut self, number: u64, end: pidfd::Exit) {
         // One that ends as soon as it executes is first told to have started.
         self.exec_progress(number);
-        self.exec_launched(number, Err(LaunchError::ChildDied));
+        self.exec_launched(number, Err(launch_failure(&LaunchError::ChildDied)));
         let Some(exec) = self.execs.remove(&number) else { return };
         let _ = pidfd::reap(exec.pidfd.as_fd());
         if exec.killed {
@@ -231,6 +235,12 @@ impl Monitor {
     /// A session's time is over, or killing it did not help.
     pub(crate) fn exec_overdue(&mut self, number: u64) {
         let Some(exec) = self.execs.get(&number) else { return };
+        if exec.launching.is_some() {
+            let seconds = LAUNCH_LIMIT.as_secs();
+            let text = format!("the exec session was not set up within {seconds} s");
+            let failure = Failure::new(FailureKind::Launch, text);
+            return self.exec_launched(number, Err(failure));
+        }
         if !exec.killed {
             return self.kill_exec_session(number, true);
         }

@@ -14,8 +14,10 @@ use crate::container::{Container, exhausted};
 use crate::monitor::Monitor;
 use crate::poll::{Poll, Source};
 
-/// How much is read at a time: what a pipe holds, and the longest frame. One buffer for all.
-pub(crate) const READ_BYTES: usize = 64 << 10;
+/// How much is read at a time: more than a pipe holds, and than the longest frame. One buffer for
+/// all. The allocator takes one of this size from the kernel as pages that exist when they are
+/// used, and clears a smaller one itself, which would cost each pod 64 KiB.
+pub(crate) const READ_BYTES: usize = 128 << 10;
 
 const _: () = assert!(READ_BYTES >= monitor_proto::MAX_FRAME);
 

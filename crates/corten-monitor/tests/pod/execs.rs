@@ -84,6 +84,21 @@ fn exec_dirs(wanted: &monitor_client::StartContainer) -> usize {
     entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("exec-")).count()
 }
 
+/// However short the time is, a command whose time is over is told as such.
+#[tokio::test]
+async fn the_shortest_time_limit_is_one() {
+    let ground = Ground::new();
+    let pod = ground.spawn().await;
+    let wanted = ground.container("sleep 1000");
+    pod.start(&wanted).await;
+    for limit in [Duration::ZERO, Duration::from_millis(1)] {
+        let output = pod.exec(&ground, &wanted.id, "sleep 4321", Some(limit)).await;
+        assert!(output.expect("executed").end.timed_out);
+    }
+    until("the sessions' cgroups are gone", || exec_dirs(&wanted) == 0).await;
+    pod.end().await;
+}
+
 /// The answer does not wait for a child that holds the output open.
 #[tokio::test]
 async fn the_end_is_told_although_a_child_holds_the_output() {

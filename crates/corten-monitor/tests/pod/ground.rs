@@ -40,7 +40,10 @@ impl Ground {
             fs::create_dir(dir.path().join(name)).expect("made");
         }
         fill_image(&dir.path().join("image"));
-        let program = MonitorProgram::load(Path::new(env!("CARGO_BIN_EXE_corten-monitor")));
+        // Another build of it, the static one, can be put to the same tests.
+        let built = PathBuf::from(env!("CARGO_BIN_EXE_corten-monitor"));
+        let program = std::env::var_os("CORTEN_MONITOR").map_or(built, PathBuf::from);
+        let program = MonitorProgram::load(&program);
         let monitors = Monitors::new(program.expect("loaded"));
         let mut ground = Self { dir, sandbox: SandboxId::random(), monitors, cgroups: Vec::new() };
         ground.cgroups = ground.make_cgroups();

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -30,13 +30,20 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs a program, shows its standard output and hands each line of it to `see`;
-/// says whether the program succeeded.
-pub fn watch(command: &mut Command, mut see: impl FnMut(&str)) -> Result<bool> {
-    let what = shown(command);
-    let mut child =
-        command.stdout(Stdio::piped()).spawn().with_context(|| format!("failed to run {what}"))?;
-    let output = child.stdout.take().with_context(|| format!("{what} has no output"))?;
+/// Runs a program, shows its output and hands each line of it to `see`; says whether
+/// the program succeeded. Both streams are read: cargo-nextest writes its summary to
+/// standard error.
+pub fn watch(mut command: Command, mut see: impl FnMut(&str)) -> Result<bool> {
+    let what = shown(&command);
+    let (output, ours) = std::io::pipe().context("failed to make a pipe")?;
+    let both = ours.try_clone().context("failed to duplicate a pipe")?;
+    let mut child = command
+        .stdout(ours)
+        .stderr(both)
+        .spawn()
+        .with_context(|| format!("failed to run {what}"))?;
+    // It holds the pipe's write ends, and reading ends only when all are closed.
+    drop(command);
     for line in BufReader::new(output).split(b'\n') {
         let line = line.with_context(|| format!("failed to read the output of {what}"))?;
         let line = String::from_utf8_lossy(&line);

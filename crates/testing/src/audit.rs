@@ -172,6 +172,7 @@ pub fn unmount_below(directory: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::process::Stdio;
 
     use super::*;
 
@@ -202,9 +203,10 @@ mod tests {
         );
         run("nft", &["add", "rule", "inet", &link, "c", "accept"]);
         crate::cgroup::make(&format!("{}/pod", ground.cgroup())).expect("made");
-        let child =
-            Command::new("tail").args(["-f", "/dev/null", "--pid=1"]).arg(ground.path()).spawn();
-        let mut child = child.expect("a process");
+        // It waits for a line that never comes; the path is only an argument.
+        let mut waiting = Command::new("sh");
+        waiting.args(["-c", "read line"]).arg(ground.path()).stdin(Stdio::piped());
+        let mut child = waiting.spawn().expect("a process");
         let socket = std::os::unix::net::UnixListener::bind(ground.path().join("socket"));
 
         let found = before.leaks().expect("a look at the machine").to_string();

@@ -13,7 +13,7 @@ use images::Images;
 use network::Network;
 use pods::Pods;
 use tonic::{Request, Response, Status, async_trait, service::Routes};
-use tracing::{Instrument, debug, info_span, warn};
+use tracing::{Instrument, debug, warn};
 
 use crate::{
     gate::Gate,
@@ -124,7 +124,7 @@ pub(crate) async fn traced<T>(
     name: &'static str,
     work: impl Future<Output = Result<T, Status>>,
 ) -> Result<Response<T>, Status> {
-    let span = info_span!("call", rpc = name, request = telemetry::next_request());
+    let span = telemetry::call_span(name);
     async {
         let begun = Instant::now();
         let result = work.await;

@@ -103,6 +103,17 @@ impl Runtime {
         self.control().sockets().0
     }
 
+    /// Our daemon's log.
+    ///
+    /// # Errors
+    /// If the runtime is another.
+    pub fn daemon_log(&self) -> Result<PathBuf> {
+        match &*self.control() {
+            Control::Corten(daemon) => Ok(daemon.log().to_owned()),
+            Control::Containerd(_) => bail!("the runtime is not ours"),
+        }
+    }
+
     /// What the leak audit looks at.
     #[must_use]
     pub fn audit_scope(&self) -> Scope {

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use monitor_client::{ContainerPid, LogTarget, Rootfs, StartContainer};
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{info, warn};
 use types::{ContainerConfig, ContainerId, Image, PidMode, Profile, SelinuxOptions};
 
 use crate::{
@@ -32,12 +32,12 @@ impl PodTask {
         let image = self.image_of(&config)?;
         self.validate(&config)?;
         let id = ContainerId::random();
-        let span = info_span!("container", container = %id, name = %config.metadata.name);
-        let result = self.make(&id, config, &image).instrument(span).await;
+        crate::log::name_container(&id);
+        let result = self.make(&id, config, &image).await;
         if result.is_err()
             && let Err(error) = self.delete_files(&id).await
         {
-            warn!(container = %id, error = %telemetry::chain(&error), "undoing a failed creation is not complete");
+            warn!(error = %telemetry::chain(&error), "undoing a failed creation is not complete");
         }
         result.map(|()| id)
     }
@@ -164,8 +164,8 @@ impl PodTask {
         let record = Arc::new(record);
         self.inner.write_container(record.clone()).await?;
         self.inner.index.publish_container(record.clone());
+        info!(name = %record.config.metadata.name, "created");
         self.containers.insert(id.clone(), Slot { record, ending: None });
-        info!("created");
         Ok(())
     }
 
@@ -194,9 +194,7 @@ impl PodTask {
                 self.id()
             )));
         }
-        let span =
-            info_span!("container", container = %id, name = %slot.record.config.metadata.name);
-        self.start(id).instrument(span).await
+        self.start(id).await
     }
 
     async fn start(&mut self, id: &ContainerId) -> Result<()> {

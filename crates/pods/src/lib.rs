@@ -17,6 +17,7 @@ mod error;
 mod exec;
 mod files;
 mod index;
+mod log;
 mod names;
 mod record;
 mod recover;

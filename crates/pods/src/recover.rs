@@ -56,7 +56,7 @@ impl Pods {
         let mut pods = tokio::task::JoinSet::new();
         for (_, pod) in found {
             let inner = self.inner.clone();
-            let span = crate::task::pod_span(&pod.sandbox);
+            let span = crate::log::pod_span(&pod.sandbox);
             pods.spawn(async move { recover_pod(&inner, pod).await }.instrument(span));
         }
         let mut recovered = Recovered { damaged, ..Recovered::default() };

@@ -10,7 +10,7 @@ use std::{path::Path, sync::Arc};
 use monitor_client::{CgroupPlacement, MakeSandbox, ReaperRequest};
 use network::{AttachRequest, DetachRequest};
 use state::Durability;
-use tracing::{Instrument, info, warn};
+use tracing::{info, warn};
 use types::{NamespaceMode, PidMode, SandboxConfig, SandboxId};
 
 use crate::{
@@ -61,30 +61,31 @@ pub(crate) fn validate(inner: &Inner, config: &SandboxConfig) -> Result<()> {
 pub(crate) async fn create(inner: &Arc<Inner>, config: &SandboxConfig) -> Result<SandboxId> {
     let record = plan(inner, config);
     let id = record.id.clone();
-    let span = crate::task::pod_span(&record);
-    async {
-        let result = inner.write_sandbox(Arc::new(record.clone()), Durability::PowerCut).await;
-        let (mut task, queue) = inner.task(record);
-        match async { result?; build(&mut task).await }.await {
-            Ok(()) => {
-                info!(ips = ?task.record.ips(), "ready");
+    crate::log::name_sandbox(&record);
+    let result = inner.write_sandbox(Arc::new(record.clone()), Durability::PowerCut).await;
+    let (mut task, queue) = inner.task(record);
+    match async {
+        result?;
+        build(&mut task).await
+    }
+    .await
+    {
+        Ok(()) => {
+            info!(ips = ?task.record.ips(), "ready");
+            task.spawn(queue);
+            Ok(id)
+        }
+        Err(error) => {
+            if let Err(undo) = undo(&mut task).await {
+                // It stays, listed as not ready, and can be removed later.
+                warn!(error = %telemetry::chain(&undo), "undoing a failed start is not complete");
+                task.set_phase(SandboxPhase::NotReady).await;
+                inner.names.found(&config.metadata, &id);
                 task.spawn(queue);
-                Ok(id)
             }
-            Err(error) => {
-                if let Err(undo) = undo(&mut task).await {
-                    // It stays, listed as not ready, and can be removed later.
-                    warn!(error = %telemetry::chain(&undo), "undoing a failed start is not complete");
-                    task.set_phase(SandboxPhase::NotReady).await;
-                    inner.names.found(&config.metadata, &id);
-                    task.spawn(queue);
-                }
-                Err(error)
-            }
+            Err(error)
         }
     }
-    .instrument(span)
-    .await
 }
 
 fn plan(inner: &Inner, config: &SandboxConfig) -> SandboxRecord {

@@ -17,9 +17,10 @@ use crate::{
     error::{Error, Result},
     files::make_dir,
     index::{ContainerFilter, Index, SandboxFilter},
+    log,
     names::{Claim, Names},
     record::{ContainerRecord, SandboxRecord},
-    task::{Command, PodHandle, PodTask},
+    task::{Asked, Command, PodHandle, PodTask},
 };
 
 /// The version of the records on disk.
@@ -163,7 +164,8 @@ impl Pods {
     /// # Errors
     /// Fails where a container does not end or the network is not taken back.
     pub async fn stop_sandbox(&self, id: &str) -> Result<()> {
-        let Some((_, handle)) = self.inner.index.sandbox(id)? else { return Ok(()) };
+        let Some((record, handle)) = self.inner.index.sandbox(id)? else { return Ok(()) };
+        log::name_sandbox(&record);
         handle.ask(|reply| Command::StopSandbox { reply }).await.unwrap_or(Ok(()))
     }
 
@@ -172,7 +174,8 @@ impl Pods {
     /// # Errors
     /// Fails where a container does not end or something of it cannot be removed.
     pub async fn remove_sandbox(&self, id: &str) -> Result<()> {
-        let Some((_, handle)) = self.inner.index.sandbox(id)? else { return Ok(()) };
+        let Some((record, handle)) = self.inner.index.sandbox(id)? else { return Ok(()) };
+        log::name_sandbox(&record);
         handle.ask(|reply| Command::RemoveSandbox { reply }).await.unwrap_or(Ok(()))
     }
 
@@ -204,6 +207,7 @@ impl Pods {
             .index
             .sandbox(sandbox)?
             .ok_or_else(|| Error::NoSandbox(sandbox.to_owned()))?;
+        log::name_sandbox(&record);
         let config = Box::new(config);
         handle
             .ask(|reply| Command::Create { config, reply })
@@ -268,7 +272,10 @@ impl Pods {
     }
 
     pub(crate) fn owned(&self, id: &str) -> Result<Option<(Arc<ContainerRecord>, PodHandle)>> {
-        Ok(self.inner.index.container(id)?.and_then(|(record, handle)| Some((record, handle?))))
+        let Some((record, handle)) = self.inner.index.container(id)? else { return Ok(None) };
+        let sandbox = self.inner.index.sandbox(record.sandbox_id.as_str()).ok().flatten();
+        log::name_both(&record, sandbox.as_ref().map(|(sandbox, _)| &**sandbox));
+        Ok(handle.map(|handle| (record, handle)))
     }
 }
 
@@ -352,7 +359,7 @@ impl Inner {
     pub(crate) fn task(
         self: &Arc<Self>,
         record: SandboxRecord,
-    ) -> (PodTask, tokio::sync::mpsc::Receiver<Command>) {
+    ) -> (PodTask, tokio::sync::mpsc::Receiver<Asked>) {
         let (handle, queue) = PodHandle::new();
         (PodTask::new(self.clone(), record, handle), queue)
     }

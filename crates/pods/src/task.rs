@@ -17,7 +17,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, sleep_until},
 };
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{Instrument, Span, info, warn};
 use types::{ContainerConfig, ContainerId, SandboxId};
 
 use crate::{
@@ -48,16 +48,23 @@ pub(crate) enum Command {
     RemoveSandbox { reply: Reply<()> },
 }
 
+/// A command, with the span of the call that it came from.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    command: Command,
+    call: Span,
+}
+
 /// How others reach a pod's task.
 #[derive(Debug, Clone)]
 pub(crate) struct PodHandle {
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<Asked>,
     monitor: Arc<RwLock<Option<Monitor>>>,
 }
 
 impl PodHandle {
     /// Makes a handle and the queue's other end.
-    pub(crate) fn new() -> (Self, mpsc::Receiver<Command>) {
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Asked>) {
         let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
         (Self { commands, monitor: Arc::default() }, queue)
     }
@@ -65,7 +72,8 @@ impl PodHandle {
     /// Sends a command and waits for its answer. `None` means that the pod is gone.
     pub(crate) async fn ask<T>(&self, make: impl FnOnce(Reply<T>) -> Command) -> Option<Result<T>> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(make(reply)).await.ok()?;
+        let asked = Asked { command: make(reply), call: Span::current() };
+        self.commands.send(asked).await.ok()?;
         answer.await.ok()
     }
 
@@ -102,7 +110,7 @@ pub(crate) struct PodTask {
 
 /// What wakes the task.
 enum Wake {
-    Command(Option<Command>),
+    Command(Option<Asked>),
     Event(Option<Event>),
     Timer,
 }
@@ -128,12 +136,12 @@ impl PodTask {
     }
 
     /// Runs the task until its sandbox is removed.
-    pub(crate) fn spawn(self, queue: mpsc::Receiver<Command>) {
-        let span = pod_span(&self.record);
+    pub(crate) fn spawn(self, queue: mpsc::Receiver<Asked>) {
+        let span = crate::log::pod_span(&self.record);
         tokio::spawn(self.run(queue).instrument(span));
     }
 
-    async fn run(mut self, mut queue: mpsc::Receiver<Command>) {
+    async fn run(mut self, mut queue: mpsc::Receiver<Asked>) {
         // The handle in the index keeps the queue open for as long as the pod exists.
         loop {
             let timer = self.next_timer();
@@ -143,7 +151,9 @@ impl PodTask {
                 () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => Wake::Timer,
             };
             let gone = match wake {
-                Wake::Command(Some(command)) => self.command(command).await,
+                Wake::Command(Some(Asked { command, call })) => {
+                    self.command(command).instrument(call).await
+                }
                 Wake::Command(None) => true,
                 Wake::Event(Some(Event::Notice(notice))) => self.notice(notice).await,
                 Wake::Event(Some(Event::Lost { dead: true })) => self.monitor_died().await,
@@ -472,12 +482,6 @@ impl PodTask {
     pub(crate) fn unknown_exit(&self, why: &str) -> Exit {
         Exit::unknown(why, self.inner.clock.now_ns())
     }
-}
-
-/// The span that names the pod in every line of the log.
-pub(crate) fn pod_span(record: &SandboxRecord) -> tracing::Span {
-    let metadata = &record.config.metadata;
-    info_span!(parent: None, "pod", sandbox = %record.id, pod = %format_args!("{}/{}", metadata.namespace, metadata.name))
 }
 
 async fn next_event(events: &mut Option<Events>) -> Option<Event> {

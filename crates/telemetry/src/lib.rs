@@ -6,6 +6,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tracing::{Span, field::Empty, info_span};
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// Why the log cannot be set up.
@@ -45,10 +46,12 @@ pub fn init(level: &str, json: bool) -> Result<(), TelemetryError> {
     .map_err(TelemetryError::Twice)
 }
 
-/// Returns a number for a request, unique in this process.
-pub fn next_request() -> u64 {
+/// Opens the span of a call: its name, a number unique in this process, and fields for
+/// what it turns out to be about: `pod`, `sandbox`, `container`.
+pub fn call_span(rpc: &'static str) -> Span {
     static NEXT: AtomicU64 = AtomicU64::new(1);
-    NEXT.fetch_add(1, Ordering::Relaxed)
+    let request = NEXT.fetch_add(1, Ordering::Relaxed);
+    info_span!("call", rpc, request, pod = Empty, sandbox = Empty, container = Empty)
 }
 
 /// Joins an error and its causes into one line, the outermost first.

@@ -13,6 +13,7 @@ pub(super) const CASES: &[Case] = &[
     case!("node.verbose_status_has_the_configuration", verbose),
     case!("node.cgroup_driver_is_told", driver).differs("1.6 has no RuntimeConfig"),
     case!("node.handlers_and_features_are_told", features).differs("1.6 has no such fields"),
+    case!("node.log_names_request_pod_and_container", log).ours(),
 ];
 
 async fn version(c: &Context) -> Result<()> {
@@ -54,5 +55,31 @@ async fn features(c: &Context) -> Result<()> {
     let answer = c.runtime.pods.status(StatusRequest { verbose: false }).await?;
     ensure!(answer.runtime_handlers.iter().any(|h| h.name.is_empty()), "no default handler");
     ensure!(answer.features.is_some(), "no features");
+    Ok(())
+}
+
+/// A line says which request it belongs to, and which pod and container it is about.
+async fn log(c: &Context) -> Result<()> {
+    let (pod, id) = c.waiting_container().await?;
+    c.exec_for(&id, &["/no/such/command"], 10).await.err().context("it was executed")?;
+    c.stop(&id, 0).await?;
+    c.remove(&id).await?;
+    let text = std::fs::read_to_string(c.runtime.daemon_log()?)?;
+    let about = |container: &str, rpc: &str| {
+        let marks = [container.to_owned(), format!("rpc=\"{rpc}\""), pod.id.clone()];
+        let is_it = |line: &&str| marks.iter().all(|mark| line.contains(mark.as_str()));
+        let line = text.lines().find(is_it);
+        let line = line.with_context(|| format!("no line of {rpc} names {container}"))?;
+        ensure!(line.contains("request="), "no request in {line}");
+        let metadata = pod.config.metadata.as_ref().context("no metadata")?;
+        let name = format!("pod={}/{}", metadata.namespace, metadata.name);
+        ensure!(line.contains(&name), "no {name} in {line}");
+        Ok(())
+    };
+    about("", "RunPodSandbox")?;
+    for rpc in ["CreateContainer", "StartContainer", "ExecSync", "StopContainer", "RemoveContainer"]
+    {
+        about(&id, rpc)?;
+    }
     Ok(())
 }

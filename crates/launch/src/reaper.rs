@@ -83,7 +83,9 @@ fn set_up(launch: &ReaperLaunch<'_>, token: &ChildToken, voice: &Voice) -> Done 
     }
     sys::fds::close_inherited(token, &[voice.as_fd()])
         .during(Step::Stdio, "failed to close descriptors")?;
-    rustix::thread::set_name(c"corten-reaper").during(Step::Credentials, "failed to set a name")?;
+    let during = "failed to set a name";
+    rustix::thread::set_name(c"corten-reaper").during(Step::Credentials, during)?;
+    sys::title::set(token, "corten-reaper").during(Step::Credentials, during)?;
     rustix::process::setsid().during(Step::Credentials, "failed to start a session")?;
     enter_empty_root()?;
     give_up_privileges()?;

@@ -20,6 +20,7 @@ pub mod root;
 pub mod seccomp;
 pub mod signals;
 pub mod startup;
+pub mod title;
 
 use std::io;
 

@@ -105,6 +105,9 @@ fn the_reaper_has_nothing() {
     }
     let status = fs::read_to_string(format!("{proc}/status")).expect("read");
     assert_eq!(status_of(&status, "Name"), "corten-reaper");
+    // Containers of the pod read this: it says nothing of the host.
+    let line = fs::read(format!("{proc}/cmdline")).expect("read");
+    assert_eq!(String::from_utf8_lossy(&line).trim_end_matches('\0'), "corten-reaper");
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         assert_eq!(status_of(&status, set), format!("{:016x}", 0), "{set}");
     }

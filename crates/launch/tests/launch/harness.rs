@@ -21,14 +21,21 @@ pub fn run(cases: &[Case]) -> ExitCode {
         (case.1)();
         return ExitCode::SUCCESS;
     }
-    let (flags, filters): (Vec<_>, Vec<_>) =
-        std::env::args().skip(1).partition(|argument| argument.starts_with("--"));
-    let has = |flag: &str| flags.iter().any(|given| given == flag);
+    // cargo-nextest asks with `--list --format terse`, then once more with `--ignored`.
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let is_value = |at: usize| at > 0 && arguments[at - 1] == "--format";
+    let plain = arguments.iter().enumerate().filter(|(at, _)| !is_value(*at));
+    let (flags, filters): (Vec<&String>, Vec<&String>) =
+        plain.map(|(_, argument)| argument).partition(|argument| argument.starts_with("--"));
+    let has = |flag: &str| flags.iter().any(|given| *given == flag);
     let wanted = |name: &str| {
-        let fits = |f: &String| if has("--exact") { f == name } else { name.contains(f.as_str()) };
+        let fits = |f: &&String| if has("--exact") { *f == name } else { name.contains(f.as_str()) };
         filters.is_empty() || filters.iter().any(fits)
     };
     let chosen: Vec<&Case> = cases.iter().filter(|case| wanted(case.0)).collect();
+    if has("--list") && has("--ignored") {
+        return ExitCode::SUCCESS;
+    }
     if has("--list") {
         chosen.iter().for_each(|case| println!("{}: test", case.0));
         return ExitCode::SUCCESS;

@@ -3,6 +3,8 @@
 //! The codes are those that the kubelet relies on; a `match` without `_` makes a
 //! new error choose its own.
 
+use std::io::ErrorKind;
+
 use images::{PullError, PullErrorKind};
 use pods::Error;
 use telemetry::chain;
@@ -19,23 +21,36 @@ fn code(error: &Error) -> Code {
         Error::NameTaken(_) => Code::AlreadyExists,
         Error::WrongState(_) => Code::FailedPrecondition,
         Error::Timeout { .. } | Error::ExecTimeout { .. } => Code::DeadlineExceeded,
-        Error::Start { .. } | Error::Network { .. } => Code::Unknown,
+        Error::Start { .. } => Code::Unknown,
         Error::Monitor { source, .. } if source.is_deadline() => Code::DeadlineExceeded,
-        Error::Monitor { .. } => Code::Unknown,
         Error::Spec { .. } => Code::InvalidArgument,
-        Error::Cgroup { .. } => Code::Unknown,
-        Error::Snapshot { source, .. } if source.is_exhausted() => Code::ResourceExhausted,
-        Error::Snapshot { .. } => Code::Unknown,
-        Error::Record { .. } => Code::Unknown,
-        Error::File { source, .. } => match source.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+        Error::Monitor { .. }
+        | Error::Network { .. }
+        | Error::Cgroup { .. }
+        | Error::Snapshot { .. }
+        | Error::Record { .. }
+        | Error::File { .. } => {
+            if is_exhausted(error) {
                 Code::ResourceExhausted
+            } else {
+                Code::Unknown
             }
-            _ => Code::Unknown,
-        },
+        }
         Error::Joined(other) => code(other),
         Error::Stopping => Code::Unavailable,
     }
+}
+
+/// Whether the machine lacks something: space, descriptors, memory.
+fn is_exhausted(error: &(dyn std::error::Error + 'static)) -> bool {
+    let lacks = |error: &std::io::Error| {
+        matches!(
+            error.kind(),
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::OutOfMemory
+        ) || matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+    };
+    std::iter::successors(Some(error), |error| error.source())
+        .any(|cause| cause.downcast_ref().is_some_and(lacks))
 }
 
 /// Makes the answer of a failed operation: one line, the failed step first.
@@ -59,5 +74,28 @@ pub(crate) fn pull_status(error: &PullError) -> Status {
         | PullErrorKind::InvalidImage
         | PullErrorKind::Mismatch
         | PullErrorKind::Internal => Status::unknown(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn what_the_machine_lacks_is_told_with_its_cause() {
+        let full = Error::File {
+            what: "write",
+            path: "/x".into(),
+            source: io::Error::from_raw_os_error(libc::ENOSPC),
+        };
+        let status = status(&Error::Joined(Arc::new(full)));
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert_eq!(status.message(), "failed to write /x: No space left on device (os error 28)");
+        let denied = io::Error::from_raw_os_error(libc::EACCES);
+        let denied = Error::File { what: "write", path: "/x".into(), source: denied };
+        assert_eq!(code(&denied), Code::Unknown);
     }
 }

@@ -4,6 +4,7 @@ use crate::case::Case;
 
 mod builtin;
 mod containers;
+mod disk;
 mod exec;
 mod image_faults;
 mod image_forms;
@@ -27,6 +28,7 @@ pub fn all() -> Vec<Case> {
     [
         builtin::CASES,
         containers::CASES,
+        disk::CASES,
         exec::CASES,
         image_faults::CASES,
         image_forms::CASES,

@@ -123,8 +123,8 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// The same operation ran already and failed; its text is repeated.
-    #[error("{0}")]
+    /// The same operation ran already and failed; its error is told again.
+    #[error(transparent)]
     Joined(std::sync::Arc<Error>),
     /// The daemon stops.
     #[error("the daemon is stopping: ask again")]

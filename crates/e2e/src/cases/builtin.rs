@@ -21,9 +21,21 @@ pub(super) const CASES: &[Case] = &[
     case!("builtin.bad_configuration_is_refused", bad_configuration).alone().ours(),
 ];
 
+/// The daemon's name, and so its directory on its ground.
+const NAME: &str = "builtin";
+
 /// Another daemon on another ground, with the same registry.
 async fn another(c: &Context, two_sockets: bool) -> Result<Runtime> {
-    let ground = Arc::new(Ground::new()?);
+    on(c, ground()?.0, two_sockets).await
+}
+
+/// Another ground, and the name of the directory that the daemon will have there.
+pub(super) fn ground() -> Result<(Arc<Ground>, &'static str)> {
+    Ok((Arc::new(Ground::new()?), NAME))
+}
+
+/// Another daemon on a ground.
+pub(super) async fn on(c: &Context, ground: Arc<Ground>, two_sockets: bool) -> Result<Runtime> {
     let program = c.runtime.with_daemon(|daemon| Ok(daemon.command().get_program().to_owned()))?;
     let options = DaemonOptions {
         program: program.into(),
@@ -31,7 +43,7 @@ async fn another(c: &Context, two_sockets: bool) -> Result<Runtime> {
         cni_conf_dir: None,
         two_sockets,
     };
-    let daemon = Daemon::start(&ground, "builtin", options)?;
+    let daemon = Daemon::start(&ground, NAME, options)?;
     let catalog = Arc::clone(&c.runtime.catalog);
     Runtime::connect(Kind::Corten, ground, catalog, Control::Corten(daemon)).await
 }

@@ -29,7 +29,8 @@ pub fn run(cases: &[Case]) -> ExitCode {
         plain.map(|(_, argument)| argument).partition(|argument| argument.starts_with("--"));
     let has = |flag: &str| flags.iter().any(|given| *given == flag);
     let wanted = |name: &str| {
-        let fits = |f: &&String| if has("--exact") { *f == name } else { name.contains(f.as_str()) };
+        let fits =
+            |f: &&String| if has("--exact") { *f == name } else { name.contains(f.as_str()) };
         filters.is_empty() || filters.iter().any(fits)
     };
     let chosen: Vec<&Case> = cases.iter().filter(|case| wanted(case.0)).collect();

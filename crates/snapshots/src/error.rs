@@ -84,21 +84,3 @@ pub enum SnapshotError {
         max: usize,
     },
 }
-
-impl SnapshotError {
-    /// Tells whether the disk is full.
-    pub fn is_exhausted(&self) -> bool {
-        match self {
-            Self::Store { source, .. }
-            | Self::Layer { source, .. }
-            | Self::Active { source, .. }
-            | Self::View { source, .. } => {
-                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-            }
-            Self::Record(state::StoreError::Write { source, .. }) => {
-                source.kind() == io::ErrorKind::StorageFull
-            }
-            _ => false,
-        }
-    }
-}

@@ -3,6 +3,7 @@
 use crate::case::Case;
 
 mod builtin;
+mod cli;
 mod containers;
 mod disk;
 mod exec;
@@ -27,6 +28,7 @@ mod stop;
 pub fn all() -> Vec<Case> {
     [
         builtin::CASES,
+        cli::CASES,
         containers::CASES,
         disk::CASES,
         exec::CASES,

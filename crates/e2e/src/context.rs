@@ -52,6 +52,12 @@ impl Context {
         Self { runtime, name, counter: AtomicU32::new(0) }
     }
 
+    /// The case's name.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// A number that the case did not have yet.
     pub fn next(&self) -> u32 {
         self.counter.fetch_add(1, Ordering::Relaxed)

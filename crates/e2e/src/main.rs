@@ -60,14 +60,16 @@ async fn run(arguments: &Arguments) -> Result<bool> {
         cases.iter().for_each(|case| println!("{}", case.name));
         return Ok(true);
     }
+    let program = arguments.program.clone().unwrap_or_else(program).canonicalize();
+    e2e::runtime::set_command_line(program.context("our program is not built: run `make build`")?);
     let mut results = Results::default();
     let mut columns = Vec::new();
     if arguments.runtime != Which::Containerd {
-        results.merge(against(Kind::Corten, arguments, &cases).await?);
+        results.merge(against(Kind::Corten, &cases).await?);
         columns.push((Kind::Corten, format!("corten {}", env!("CARGO_PKG_VERSION"))));
     }
     if arguments.runtime != Which::Corten {
-        results.merge(against(Kind::Containerd, arguments, &cases).await?);
+        results.merge(against(Kind::Containerd, &cases).await?);
         columns.push((Kind::Containerd, format!("containerd {}", Containerd::version()?)));
     }
     results.print(&columns);
@@ -82,16 +84,11 @@ async fn run(arguments: &Arguments) -> Result<bool> {
     Ok(failed == 0)
 }
 
-async fn against(kind: Kind, arguments: &Arguments, cases: &[Case]) -> Result<Results> {
+async fn against(kind: Kind, cases: &[Case]) -> Result<Results> {
     let ground = Arc::new(Ground::new()?);
     let catalog = Arc::new(Catalog::build(&ground).context("failed to build the images")?);
     let runtime = match kind {
-        Kind::Corten => {
-            let program = arguments.program.clone().unwrap_or_else(program);
-            let program = program.canonicalize();
-            let program = program.context("our program is not built: run `make build`")?;
-            Runtime::corten(ground, catalog, &program).await?
-        }
+        Kind::Corten => Runtime::corten(ground, catalog, e2e::runtime::command_line()?).await?,
         Kind::Containerd => Runtime::containerd(ground, catalog).await?,
     };
     e2e::runner::run(Arc::new(runtime), cases).await

@@ -1,7 +1,7 @@
 //! A runtime under test.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -14,6 +14,22 @@ use crate::catalog::Catalog;
 /// Longer than any call should take on a busy machine; cases that are about time
 /// have limits of their own.
 const CALL_LIMIT: Duration = Duration::from_secs(60);
+
+/// Our program: a daemon, and the command line for any runtime.
+static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+
+/// Says once which program is ours.
+pub fn set_command_line(program: PathBuf) {
+    PROGRAM.get_or_init(|| program);
+}
+
+/// Our program as a command line.
+///
+/// # Errors
+/// If it was not said which it is.
+pub fn command_line() -> Result<&'static Path> {
+    PROGRAM.get().map(PathBuf::as_path).context("it was not said which program is ours")
+}
 
 /// Which runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -35,7 +35,7 @@ use crate::say;
 /// The longest that a program may take: with the deletion of what it left, less than the
 /// daemon waits for a start.
 const MAX_TIME: Duration = Duration::from_secs(45);
-/// How long a program has to delete what is left of a container.
+/// The longest that a program has to delete what is left of a container.
 const DELETE_LIMIT: Duration = Duration::from_secs(10);
 /// How long a killed program may take to end before it is left to itself.
 const KILL_PATIENCE: Duration = Duration::from_secs(2);
@@ -446,7 +446,8 @@ impl Monitor {
     pub(crate) fn delete_by_program(&mut self, id: &ContainerId) {
         let Some((made, bundle)) = self.made(id) else { return };
         let args = ["delete", "--force", id.as_str()].map(str::to_owned).to_vec();
-        let command = Command { args, stdio: NO_STDIO, create: None, limit: DELETE_LIMIT };
+        let limit = made.limit().min(DELETE_LIMIT);
+        let command = Command { args, stdio: NO_STDIO, create: None, limit };
         let (program, bundle) = (made.program.clone(), bundle.to_owned());
         let begun = self.run_program(Purpose::Delete(id.clone()), &program, &bundle, command);
         if let Err(failure) = &begun {

@@ -4,8 +4,11 @@ use crate::case::Case;
 
 mod builtin;
 mod containers;
+mod devices;
 mod disk;
 mod exec;
+mod fields;
+mod handlers;
 mod image_faults;
 mod image_forms;
 mod images;
@@ -20,7 +23,10 @@ mod protocol;
 mod resources;
 mod restart;
 mod security;
+mod settings;
 mod stop;
+mod update;
+mod users;
 
 /// All cases.
 #[must_use]
@@ -28,8 +34,11 @@ pub fn all() -> Vec<Case> {
     [
         builtin::CASES,
         containers::CASES,
+        devices::CASES,
         disk::CASES,
         exec::CASES,
+        fields::CASES,
+        handlers::CASES,
         image_faults::CASES,
         image_forms::CASES,
         images::CASES,
@@ -44,7 +53,10 @@ pub fn all() -> Vec<Case> {
         resources::CASES,
         restart::CASES,
         security::CASES,
+        settings::CASES,
         stop::CASES,
+        update::CASES,
+        users::CASES,
     ]
     .concat()
 }

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use container_log::LogWriter;
 use launch::{ContainerLaunch, LaunchError, Launching, PidNamespace, Placement, Rootfs, Stdio};
 use monitor_proto::{
-    CgroupPlacement, ContainerPhase, ContainerPid, Exit, Failure, FailureKind, KillCgroup, OomFile,
-    Reply, StartContainer, Started,
+    CgroupPlacement, ContainerPhase, ContainerPid, Exit, Failure, FailureKind, KillCgroup, Notice,
+    OomFile, Reply, StartContainer, Started,
 };
 use rustix::process::Pid;
 use sys::pidfd;
@@ -22,7 +22,7 @@ use types::ContainerId;
 
 use crate::exits::{self, kill_and_reap};
 use crate::kill::kill_cgroup;
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, REPEAT};
 use crate::poll::Source;
 use crate::program::Made;
 use crate::say;
@@ -31,6 +31,9 @@ use crate::stream::{self, Pipes, Stream, Which};
 /// How long a container or a session may take from its clone to its execve: mounts of a file server
 /// that hangs are what takes long.
 pub(crate) const LAUNCH_LIMIT: Duration = Duration::from_secs(60);
+
+/// The code of a container that did not start and whose daemon left meanwhile.
+const NOT_STARTED: i32 = 128;
 
 /// The most containers of a pod: each attempt is one until its end is acknowledged.
 const MAX_CONTAINERS: usize = 1024;
@@ -332,10 +335,7 @@ impl Monitor {
         let (connection, request) = (starting.connection, starting.request);
         self.poll.remove(starting.launching.status_fd(), starting.key);
         let result = match result {
-            Err(failure) => {
-                self.forget_container(id);
-                Err(failure)
-            }
+            Err(failure) => return self.start_failed(id, connection, request, failure),
             Ok(launch::Started { notices, console }) => {
                 container.phase = Phase::Running;
                 container.started_at_ns = exits::now_ns();
@@ -378,14 +378,35 @@ impl Monitor {
         }
     }
 
-    /// Ends what there is of a container that did not start, without a trace.
-    pub(crate) fn forget_container(&mut self, id: &ContainerId) {
+    /// A container did not start: nothing is left of it. Where nobody is there any more to be
+    /// told, it has ended instead: another daemon may have found it starting.
+    pub(crate) fn start_failed(
+        &mut self,
+        id: &ContainerId,
+        connection: u64,
+        request: u64,
+        failure: Failure,
+    ) {
         let Some(mut container) = self.containers.remove(id) else { return };
         if let Some(process) = container.process.take() {
             kill_cgroup(&container.kill);
             kill_and_reap(&process.pidfd);
         }
-        self.unwatch_streams(container.streams);
+        self.unwatch_streams(std::mem::take(&mut container.streams));
+        if self.connections.contains_key(&connection) {
+            return self.answer(connection, request, Err(failure));
+        }
+        say(&format!("{id}: it did not start, and who asked has left: {failure}"));
+        let finished_at_ns = exits::now_ns();
+        let exit = Exit { code: NOT_STARTED, signal: None, oom_killed: false, finished_at_ns };
+        if let Err(error) = exits::record(&self.arguments.state_dir, id, container.pid, &exit) {
+            say(&format!("{id}: its exit could not be recorded: {error}"));
+        }
+        (container.log, container.made) = (None, None);
+        container.phase = Phase::Ended { exit: exit.clone() };
+        self.containers.insert(id.clone(), container);
+        self.repeat_at = Some(Instant::now() + REPEAT);
+        self.tell_all(&Notice::ContainerExited { container: id.clone(), exit });
     }
 }
 

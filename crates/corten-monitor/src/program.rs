@@ -436,10 +436,9 @@ impl Monitor {
     fn making_ended(&mut self, id: &ContainerId) {
         let made = self.containers.get_mut(id).and_then(|container| container.made.as_mut());
         let waiting = made.and_then(|made| made.waiting.take());
-        self.forget_container(id);
         let Some(Waiting { connection, request, failure, .. }) = waiting else { return };
         let failure = failure.unwrap_or_else(|| Failure::new(FailureKind::Launch, "not started"));
-        self.answer(connection, request, Err(failure));
+        self.start_failed(id, connection, request, failure);
     }
 
     /// Begins to have the program delete what it keeps of a container; nothing for others.

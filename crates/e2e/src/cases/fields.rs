@@ -45,6 +45,7 @@ pub(super) const CASES: &[Case] = &[
     case!("field.link_in_the_logs_place_is_not_followed", log_link).ours(),
     case!("field.log_in_a_directory_below", deep_log),
     case!("field.unknown_values_are_refused", unknown_values).ours(),
+    case!("field.image_spec_is_given_back", image_spec_back).ours(),
 ];
 
 fn profile(kind: ProfileType, name: &str) -> Option<SecurityProfile> {
@@ -69,6 +70,7 @@ async fn own_process(c: &Context) -> Result<()> {
     own.supplemental_groups = vec![5];
     own.readonly_rootfs = true;
     own.seccomp = profile(ProfileType::RuntimeDefault, "");
+    own.apparmor = profile(ProfileType::Unconfined, "");
     let pod = c.run_pod(config).await?;
     let mut config = c.script(
         "grep -E '^(Uid|Groups|CapEff|CapBnd|CapAmb|NoNewPrivs|Seccomp:)' /proc/1/status | tr -d ' \t'; \
@@ -349,7 +351,7 @@ async fn bad_environment(c: &Context) -> Result<()> {
         [("", &b"x"[..]), ("A=B", b"x"), ("A\0B", b"x"), ("A", b"x\0y"), ("A", b"\xff\xfe")]
     {
         let mut config = c.waiting();
-        config.envs = vec![KeyValue { key: key.to_owned(), value: value.to_vec().into() }];
+        config.envs = vec![KeyValue { key: key.to_owned(), value: value.to_vec() }];
         equal(key, code(c.create(&pod, &config).await)?, Code::InvalidArgument)?;
     }
     Ok(())
@@ -561,4 +563,18 @@ async fn unknown_values(c: &Context) -> Result<()> {
         equal(what, code(c.create(&pod, &config).await)?, Code::InvalidArgument)?;
     }
     Ok(())
+}
+
+async fn image_spec_back(c: &Context) -> Result<()> {
+    let pod = c.plain_pod().await?;
+    let mut config = c.waiting();
+    let asked = config.image.as_mut().context("no image")?;
+    asked.annotations = map(&[("of", "the image")]);
+    asked.user_specified_image = "busybox:mine".to_owned();
+    asked.runtime_handler = "any".to_owned();
+    let id = c.run(&pod, &config).await?;
+    let told = c.status(&id).await?.image.context("no image is told")?;
+    equal("the annotations", told.annotations, map(&[("of", "the image")]))?;
+    equal("the user's word", told.user_specified_image, "busybox:mine")?;
+    equal("the handler", told.runtime_handler, "any")
 }

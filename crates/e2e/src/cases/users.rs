@@ -69,11 +69,14 @@ async fn status(c: &Context) -> Result<()> {
     equal("the groups", groups, [7, 50_000])
 }
 
+/// Puts something into a request.
+type Ask<'a> = &'a (dyn Fn(&mut ContainerConfig) -> Result<()> + Sync);
+
 async fn numbers(c: &Context) -> Result<()> {
     let pod = c.plain_pod().await?;
     for number in [-1, 1 << 31, 1 << 32, i64::MAX, i64::MIN] {
         let value = Some(Int64Value { value: number });
-        let asked: [&(dyn Fn(&mut ContainerConfig) -> Result<()> + Sync); 3] = [
+        let asked: [Ask<'_>; 3] = [
             &|config| {
                 security(config)?.run_as_user = value;
                 Ok(())

@@ -521,9 +521,9 @@ fn child_in(file: &Path) -> Result<Process, Failure> {
 pub(crate) fn pid_in(file: &Path) -> Result<Pid, Failure> {
     let mut text = String::new();
     let read = File::open(file).and_then(|f| f.take(MAX_PID_BYTES).read_to_string(&mut text));
-    let pid = read.ok().and_then(|_| Pid::from_raw(text.trim().parse().ok()?));
+    let number = read.ok().and_then(|_| text.trim().parse::<i32>().ok());
     // PID 1 is nobody's child.
-    pid.filter(|pid| pid.as_raw_nonzero().get() > 1).ok_or_else(|| {
+    number.filter(|number| *number > 1).and_then(Pid::from_raw).ok_or_else(|| {
         let text = format!("the program wrote no process into {}", file.display());
         Failure::new(FailureKind::Launch, text)
     })

@@ -25,6 +25,7 @@ const LAYERS: [(Layer, &[&str]); 6] = [
         Layer::Base,
         &[
             "authority",
+            "cdi",
             "cgroups",
             "config",
             "container-log",

@@ -159,6 +159,35 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     if config.containers.max_log_line_bytes < 64 {
         return value("containers.max_log_line_bytes", "it must be 64 or more");
     }
+    let profile = config.containers.unset_seccomp_profile.as_str();
+    let known = matches!(profile, "unconfined" | "runtime/default")
+        || profile.strip_prefix("localhost/").is_some_and(|path| path.starts_with('/'));
+    if !known {
+        return value(
+            "containers.unset_seccomp_profile",
+            "it is none of unconfined, runtime/default and localhost/ with an absolute path",
+        );
+    }
+    check_handlers(config)
+}
+
+/// The longest that a handler's program may be given.
+const MAX_HANDLER_TIMEOUT_S: u64 = 45;
+
+fn check_handlers(config: &Config) -> Result<(), ConfigError> {
+    let value = |reason: String| Err(ConfigError::Value { key: "handlers", reason });
+    for (name, handler) in &config.handlers {
+        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+        if name.is_empty() || name == "corten" || !name.chars().all(good) {
+            return value(format!("\"{name}\" cannot be a handler's name"));
+        }
+        if !handler.program.is_absolute() {
+            return value(format!("the program of {name} must be an absolute path"));
+        }
+        if handler.timeout_s > MAX_HANDLER_TIMEOUT_S {
+            return value(format!("timeout_s of {name} is more than {MAX_HANDLER_TIMEOUT_S}"));
+        }
+    }
     Ok(())
 }
 
@@ -204,6 +233,12 @@ mod tests {
             "[images]\nmax_parallel_layers = 0",
             "[network]\nbridge = \"much-too-long-a-name\"",
             "[log]\nformat = \"xml\"",
+            "[containers]\nunset_seccomp_profile = \"default\"",
+            "[containers]\nunset_seccomp_profile = \"localhost/profile.json\"",
+            "[handlers.runc]\nprogram = \"runc\"",
+            "[handlers.corten]\nprogram = \"/usr/bin/runc\"",
+            "[handlers.\"a/b\"]\nprogram = \"/usr/bin/runc\"",
+            "[handlers.runc]\nprogram = \"/usr/bin/runc\"\ntimeout_s = 3600",
         ] {
             assert!(load_text(Path::new("x"), bad).is_err(), "{bad}");
         }

@@ -1,6 +1,6 @@
 //! The settings and their defaults.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,8 @@ pub struct Config {
     pub monitor: Monitor,
     /// Containers.
     pub containers: Containers,
+    /// Runtime handlers that run a program, by the name that a RuntimeClass has for them.
+    pub handlers: BTreeMap<String, Handler>,
 }
 
 impl Default for Config {
@@ -40,6 +42,7 @@ impl Default for Config {
             cgroups: Cgroups::default(),
             monitor: Monitor::default(),
             containers: Containers::default(),
+            handlers: BTreeMap::new(),
         }
     }
 }
@@ -190,10 +193,40 @@ pub struct Containers {
     pub max_log_line_bytes: usize,
     /// The size of a pod's `/dev/shm`, in bytes.
     pub shm_size_bytes: u64,
+    /// The seccomp profile of a container that asks for none: `unconfined`, `runtime/default`,
+    /// or `localhost/` and a file's absolute path.
+    pub unset_seccomp_profile: String,
+    /// Where vendors describe their devices (Container Device Interface); a later directory
+    /// wins.
+    pub cdi_spec_dirs: Vec<PathBuf>,
+    /// Limits of every process of a container, in the place of the runtime's own:
+    /// `nofile = "1024:524288"`, the soft and the hard one.
+    pub rlimits: BTreeMap<String, String>,
+}
+
+/// A runtime handler that runs a program with runc's command line.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Handler {
+    /// The program, absolute.
+    pub program: PathBuf,
+    /// Options before each of its commands.
+    pub options: Vec<String>,
+    /// Annotations of pods and containers that it sees; a `*` at the end stands for the rest
+    /// of a name.
+    pub annotations: Vec<String>,
+    /// How long it may take to make and start a container, in seconds; 0 is 30.
+    pub timeout_s: u64,
 }
 
 impl Default for Containers {
     fn default() -> Self {
-        Self { max_log_line_bytes: 16 << 10, shm_size_bytes: 64 << 20 }
+        Self {
+            max_log_line_bytes: 16 << 10,
+            shm_size_bytes: 64 << 20,
+            unset_seccomp_profile: "unconfined".into(),
+            cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
+            rlimits: BTreeMap::new(),
+        }
     }
 }

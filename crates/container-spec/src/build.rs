@@ -10,10 +10,13 @@ use types::Profile;
 use crate::{
     BuiltSpec, CgroupVersion, PidNamespace, SpecError, SpecInput,
     capabilities::Granted,
+    cdi_edits,
     devices::{Devices, devices},
     mounts::{Mounts, id_mappings, mounts},
     process::{Command, command},
     resources::resources,
+    rlimits::rlimits,
+    selinux::{Labels, labels},
     text::{check_count, check_line, check_no_nul, shown},
 };
 
@@ -67,6 +70,8 @@ pub fn build(input: &SpecInput<'_>) -> Result<BuiltSpec, SpecError> {
     spec.set_hostname(None);
     spec.set_annotations(Some(annotations(input)));
     spec.set_linux(Some(linux(input, &granted, root_propagation)?));
+    label(&mut spec, input)?;
+    cdi_edits::apply(&mut spec, input)?;
     Ok(BuiltSpec { spec, volumes })
 }
 
@@ -88,7 +93,7 @@ fn process(input: &SpecInput<'_>, granted: &Granted) -> Result<Process, SpecErro
     process.set_env(Some(env));
     process.set_cwd(cwd.into());
     process.set_capabilities(Some(granted.to_spec()));
-    process.set_rlimits(None);
+    process.set_rlimits(Some(rlimits(input)?));
     process.set_no_new_privileges(Some(security.no_new_privs));
     process.set_apparmor_profile(apparmor(input)?);
     // In range: the limits are checked when they are brought into the spec.
@@ -120,6 +125,20 @@ fn apparmor(input: &SpecInput<'_>) -> Result<Option<String>, SpecError> {
             Ok(Some(name.clone()))
         }
     }
+}
+
+/// The container's SELinux labels, or the pod's where it has none of its own.
+fn label(spec: &mut Spec, input: &SpecInput<'_>) -> Result<(), SpecError> {
+    let own = labels(input.container.security.selinux.as_ref())?;
+    let pods = labels(input.sandbox.security.selinux.as_ref())?;
+    let Some(Labels { process, mount }) = own.or(pods) else { return Ok(()) };
+    if let Some(ours) = spec.process_mut() {
+        ours.set_selinux_label(Some(process));
+    }
+    if let Some(linux) = spec.linux_mut() {
+        linux.set_mount_label(Some(mount));
+    }
+    Ok(())
 }
 
 fn linux(

@@ -235,7 +235,7 @@ fn default_rules() -> Vec<LinuxDeviceCgroup> {
     rules
 }
 
-fn rule(
+pub(crate) fn rule(
     allow: bool,
     typ: Option<LinuxDeviceType>,
     major: Option<i64>,

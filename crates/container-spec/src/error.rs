@@ -121,6 +121,18 @@ pub enum SpecError {
         #[source]
         source: io::Error,
     },
+    /// Something of a CDI device that this handler does not do.
+    #[error("a CDI device has {what}, which this runtime handler does not support")]
+    CdiUnsupported {
+        /// What.
+        what: &'static str,
+    },
+    /// A resource limit that is none.
+    #[error("resource limit \"{text}\" is not NAME=SOFT:HARD of a known name")]
+    Rlimit {
+        /// What there is, cut and escaped.
+        text: String,
+    },
     /// A limit that is out of range.
     #[error("{what} {value} is not from {low} to {high}")]
     Range {

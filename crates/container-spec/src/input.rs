@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use oci_spec::runtime::{LinuxSeccomp, Spec};
+use oci_spec::runtime::{LinuxSeccomp, PosixRlimit, Spec};
 use types::{ContainerConfig, ContainerId, ImageConfig, Profile, SandboxConfig, SandboxId};
 
 use crate::{HostDevices, ResolvedUser};
@@ -50,6 +50,13 @@ pub struct SpecInput<'a> {
     pub apparmor: AppArmorInput<'a>,
     /// The node's devices.
     pub devices: &'a dyn HostDevices,
+    /// What the devices that the container names ask of it ([`cdi::resolve`]).
+    pub cdi: &'a [cdi::Edits],
+    /// Whether the handler runs hooks.
+    pub runs_hooks: bool,
+    /// The limits of a container that asks for none: as [`crate::default_rlimits`], or as
+    /// configured.
+    pub rlimits: &'a [PosixRlimit],
     /// Annotations beside our own. They must not come from the image.
     pub annotations: &'a BTreeMap<String, String>,
 }

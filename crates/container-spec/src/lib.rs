@@ -11,6 +11,7 @@
 
 mod build;
 mod capabilities;
+mod cdi_edits;
 mod devices;
 mod error;
 pub mod files;
@@ -18,7 +19,9 @@ mod input;
 mod mounts;
 mod process;
 mod resources;
+mod rlimits;
 mod sandbox;
+mod selinux;
 mod text;
 mod user;
 
@@ -32,7 +35,8 @@ pub use input::{
 };
 pub use mounts::MAX_MOUNTS;
 pub use process::{MAX_PROCESS_BYTES, exec_process, stop_signal};
-pub use resources::{MAX_RESOURCE_BYTES, MAX_RESOURCE_ENTRIES, validate_resources};
+pub use resources::{MAX_RESOURCE_BYTES, MAX_RESOURCE_ENTRIES, resources, validate_resources};
+pub use rlimits::{RLIMITS_ANNOTATION, default_rlimits, parse_rlimits};
 pub use sandbox::{MAX_NAME_BYTES, MAX_SYSCTL_BYTES, MAX_SYSCTLS, sysctls, validate_sandbox};
 pub use user::{
     MAX_GROUPS, MAX_USER_FILE_BYTES, ResolvedUser, UserError, UserRequest, image_user_for_status,

@@ -127,6 +127,14 @@ impl Environment {
     }
 }
 
+/// Sets a variable in a list, in the place of one of its name.
+pub(crate) fn set_variable(list: &mut Vec<String>, entry: &str) {
+    match list.iter_mut().find(|known| name_of(known) == name_of(entry)) {
+        Some(known) => entry.clone_into(known),
+        None => list.push(entry.to_owned()),
+    }
+}
+
 fn name_of(entry: &str) -> &str {
     entry.split_once('=').map_or(entry, |(name, _)| name)
 }

@@ -18,7 +18,11 @@ pub const MAX_RESOURCE_ENTRIES: usize = 256;
 pub const MAX_RESOURCE_BYTES: usize = 4095;
 
 /// Checks limits and brings them into a spec's form. Zero and empty mean "not set".
-pub(crate) fn resources(
+///
+/// # Errors
+///
+/// As [`validate_resources`].
+pub fn resources(
     asked: &Asked,
     version: CgroupVersion,
     devices: Vec<LinuxDeviceCgroup>,

@@ -39,7 +39,7 @@ fn a_plain_container() {
     assert_eq!(process["noNewPrivileges"], false);
     assert_eq!(process["oomScoreAdj"], 0);
     assert_eq!(process["user"], json!({ "uid": 1000, "gid": 1001, "additionalGids": [1001, 29] }));
-    for absent in ["rlimits", "apparmorProfile", "consoleSize", "selinuxLabel", "scheduler"] {
+    for absent in ["apparmorProfile", "consoleSize", "selinuxLabel", "scheduler"] {
         assert_eq!(process.get(absent), None, "{absent}");
     }
     let linux = &spec["linux"];

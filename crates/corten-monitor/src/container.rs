@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use container_log::LogWriter;
 use launch::{ContainerLaunch, LaunchError, Launching, PidNamespace, Placement, Rootfs, Stdio};
 use monitor_proto::{
-    CgroupPlacement, ContainerPhase, ContainerPid, Exit, Failure, FailureKind, KillCgroup, OomFile,
-    Reply, StartContainer, Started,
+    CgroupPlacement, ContainerPhase, ContainerPid, Exit, Failure, FailureKind, KillCgroup, Notice,
+    OomFile, Reply, StartContainer, Started,
 };
 use rustix::process::Pid;
 use sys::pidfd;
@@ -22,14 +22,18 @@ use types::ContainerId;
 
 use crate::exits::{self, kill_and_reap};
 use crate::kill::kill_cgroup;
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, REPEAT};
 use crate::poll::Source;
+use crate::program::Made;
 use crate::say;
 use crate::stream::{self, Pipes, Stream, Which};
 
 /// How long a container or a session may take from its clone to its execve: mounts of a file server
 /// that hangs are what takes long.
 pub(crate) const LAUNCH_LIMIT: Duration = Duration::from_secs(60);
+
+/// The code of a container that did not start and whose daemon left meanwhile.
+const NOT_STARTED: i32 = 128;
 
 /// The most containers of a pod: each attempt is one until its end is acknowledged.
 const MAX_CONTAINERS: usize = 1024;
@@ -45,9 +49,16 @@ pub(crate) struct Process {
 #[derive(Debug)]
 pub(crate) enum Phase {
     Starting(Box<Starting>),
+    /// A runtime program makes it.
+    Making,
     Running,
-    Draining { exit: Exit, until: Instant },
-    Ended { exit: Exit },
+    Draining {
+        exit: Exit,
+        until: Instant,
+    },
+    Ended {
+        exit: Exit,
+    },
 }
 
 /// A launch under way, and who waits for it.
@@ -80,16 +91,30 @@ pub(crate) struct Container {
     pub(crate) dropped: u64,
     /// The write end of its standard input, where that is kept open for attaching.
     pub(crate) stdin: Option<OwnedFd>,
+    /// Where a runtime program made it.
+    pub(crate) made: Option<Box<Made>>,
 }
 
 impl Container {
     pub(crate) fn lives(&self) -> bool {
         self.process.is_some()
+            || matches!(self.phase, Phase::Making)
+            || self.made.as_ref().is_some_and(|made| made.is_being_deleted)
+    }
+
+    /// When something is due for it.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Starting(starting) => Some(starting.until),
+            // All is read: what is waited for then is the program that deletes it.
+            Phase::Draining { until, .. } if !self.streams.is_empty() => Some(*until),
+            Phase::Draining { .. } | Phase::Making | Phase::Running | Phase::Ended { .. } => None,
+        }
     }
 
     pub(crate) fn reported_phase(&self) -> ContainerPhase {
         match &self.phase {
-            Phase::Starting(_) => ContainerPhase::Starting,
+            Phase::Starting(_) | Phase::Making => ContainerPhase::Starting,
             // Until its log is complete it is not told to have ended.
             Phase::Running | Phase::Draining { .. } => ContainerPhase::Running,
             Phase::Ended { exit } => ContainerPhase::Exited(exit.clone()),
@@ -188,15 +213,21 @@ impl Monitor {
         let stdio = theirs.as_ref().map_or(Stdio::Terminal, stream::Theirs::stdio);
         // Streams are watched first: a container whose output nobody reads must not start.
         let streams = self.watch_streams(&wanted.id, outputs.into_iter().flatten())?;
-        match self.launch(connection, request, &wanted, stdio) {
-            Ok((starting, process)) => {
-                let (pid, start_time) =
-                    (process.pid.as_raw_nonzero().get(), start_time(process.pid));
+        let begun = match &wanted.program {
+            None => self.launch(connection, request, &wanted, stdio).map(|(starting, process)| {
+                (Phase::Starting(Box::new(starting)), Some(process), None)
+            }),
+            Some(program) => self
+                .create_by_program(connection, request, &wanted, program, stdio)
+                .map(|made| (Phase::Making, None, Some(Box::new(made)))),
+        };
+        match begun {
+            Ok((phase, process, made)) => {
                 let container = Container {
-                    phase: Phase::Starting(Box::new(starting)),
-                    process: Some(process),
-                    pid,
-                    start_time,
+                    phase,
+                    pid: process.as_ref().map_or(0, |p| p.pid.as_raw_nonzero().get()),
+                    start_time: process.as_ref().map_or(0, |p| start_time(p.pid)),
+                    process,
                     started_at_ns: exits::now_ns(),
                     bundle: wanted.bundle,
                     kill: wanted.kill,
@@ -206,6 +237,7 @@ impl Monitor {
                     streams,
                     dropped: 0,
                     stdin,
+                    made,
                 };
                 self.containers.insert(wanted.id, container);
                 Ok(())
@@ -228,14 +260,7 @@ impl Monitor {
         let into = open_cgroup(&wanted.cgroup)?;
         let launch = ContainerLaunch {
             bundle: wanted.bundle.clone(),
-            rootfs: match &wanted.rootfs {
-                monitor_proto::Rootfs::Overlay { lower, upper, work } => Rootfs::Overlay {
-                    lower: lower.clone(),
-                    upper: upper.clone(),
-                    work: work.clone(),
-                },
-                monitor_proto::Rootfs::Dir(dir) => Rootfs::Dir(dir.clone()),
-            },
+            rootfs: rootfs_of(&wanted.rootfs),
             rootfs_target: wanted.rootfs_target.clone(),
             pid: match (&wanted.pid, &target, &self.reaper) {
                 (ContainerPid::New, _, _) => PidNamespace::New,
@@ -277,7 +302,7 @@ impl Monitor {
 
     /// The PID namespace of another container of the pod, by a handle that cannot be of
     /// another process: its first process is checked to live after the open.
-    fn target_namespace(&self, pid: &ContainerPid) -> Result<Option<OwnedFd>, Failure> {
+    pub(crate) fn target_namespace(&self, pid: &ContainerPid) -> Result<Option<OwnedFd>, Failure> {
         let ContainerPid::Container(id) = pid else { return Ok(None) };
         let gone = || {
             let text = format!("the target container {id} does not run");
@@ -310,10 +335,7 @@ impl Monitor {
         let (connection, request) = (starting.connection, starting.request);
         self.poll.remove(starting.launching.status_fd(), starting.key);
         let result = match result {
-            Err(failure) => {
-                self.forget_container(id);
-                Err(failure)
-            }
+            Err(failure) => return self.start_failed(id, connection, request, failure),
             Ok(launch::Started { notices, console }) => {
                 container.phase = Phase::Running;
                 container.started_at_ns = exits::now_ns();
@@ -330,7 +352,7 @@ impl Monitor {
         self.answer(connection, request, result);
     }
 
-    fn add_console(&mut self, id: &ContainerId, console: Option<OwnedFd>) {
+    pub(crate) fn add_console(&mut self, id: &ContainerId, console: Option<OwnedFd>) {
         let Some(console) = console else { return };
         match Stream::watch(&mut self.poll, id, Which::Console, console) {
             Ok(stream) => {
@@ -356,19 +378,50 @@ impl Monitor {
         }
     }
 
-    /// Ends what there is of a container that did not start, without a trace.
-    fn forget_container(&mut self, id: &ContainerId) {
+    /// A container did not start: nothing is left of it. Where nobody is there any more to be
+    /// told, it has ended instead: another daemon may have found it starting.
+    pub(crate) fn start_failed(
+        &mut self,
+        id: &ContainerId,
+        connection: u64,
+        request: u64,
+        failure: Failure,
+    ) {
         let Some(mut container) = self.containers.remove(id) else { return };
         if let Some(process) = container.process.take() {
             kill_cgroup(&container.kill);
             kill_and_reap(&process.pidfd);
         }
-        self.unwatch_streams(container.streams);
+        self.unwatch_streams(std::mem::take(&mut container.streams));
+        if self.connections.contains_key(&connection) {
+            return self.answer(connection, request, Err(failure));
+        }
+        say(&format!("{id}: it did not start, and who asked has left: {failure}"));
+        let finished_at_ns = exits::now_ns();
+        let exit = Exit { code: NOT_STARTED, signal: None, oom_killed: false, finished_at_ns };
+        if let Err(error) = exits::record(&self.arguments.state_dir, id, container.pid, &exit) {
+            say(&format!("{id}: its exit could not be recorded: {error}"));
+        }
+        (container.log, container.made) = (None, None);
+        container.phase = Phase::Ended { exit: exit.clone() };
+        self.containers.insert(id.clone(), container);
+        self.repeat_at = Some(Instant::now() + REPEAT);
+        self.tell_all(&Notice::ContainerExited { container: id.clone(), exit });
+    }
+}
+
+/// The source of a root file system, as the launch takes it.
+pub(crate) fn rootfs_of(wanted: &monitor_proto::Rootfs) -> Rootfs {
+    match wanted {
+        monitor_proto::Rootfs::Overlay { lower, upper, work } => {
+            Rootfs::Overlay { lower: lower.clone(), upper: upper.clone(), work: work.clone() }
+        }
+        monitor_proto::Rootfs::Dir(dir) => Rootfs::Dir(dir.clone()),
     }
 }
 
 /// When a process was started, in the kernel's ticks (proc(5), field 22 of stat).
-fn start_time(pid: Pid) -> u64 {
+pub(crate) fn start_time(pid: Pid) -> u64 {
     let path = format!("/proc/{}/stat", pid.as_raw_nonzero());
     let stat = fs::read_to_string(path).unwrap_or_default();
     // The name before may hold anything; its last parenthesis ends it.

@@ -28,6 +28,11 @@ impl Monitor {
         // One that ends as soon as it executes is first told to have started.
         self.launch_ended(id);
         let Some(container) = self.containers.get_mut(id) else { return };
+        if let (Phase::Making, Some(made)) = (&container.phase, &mut container.made) {
+            // Its end is told once the program says whether it was started.
+            made.ended = Some(end);
+            return;
+        }
         let Phase::Running = container.phase else { return };
         // What it left behind in its cgroup ends with it.
         kill_cgroup(&container.kill);
@@ -41,7 +46,8 @@ impl Monitor {
         }
         container.stdin = None;
         container.phase = Phase::Draining { exit, until: Instant::now() + DRAIN };
-        if container.streams.is_empty() {
+        self.delete_by_program(id);
+        if self.containers.get(id).is_some_and(|container| container.streams.is_empty()) {
             self.drained(id);
         }
     }
@@ -50,6 +56,9 @@ impl Monitor {
     pub(crate) fn drained(&mut self, id: &ContainerId) {
         let Some(container) = self.containers.get_mut(id) else { return };
         let Phase::Draining { exit, .. } = &container.phase else { return };
+        if container.made.as_ref().is_some_and(|made| made.is_being_deleted) {
+            return;
+        }
         let exit = exit.clone();
         container.phase = Phase::Ended { exit: exit.clone() };
         container.dropped = container.log.take().map_or(0, |log| log.dropped());

@@ -18,6 +18,7 @@ use crate::exits::{self, kill_and_reap};
 use crate::kill::kill_cgroup;
 use crate::monitor::Monitor;
 use crate::poll::Source;
+use crate::program_exec::ExecFiles;
 use crate::say;
 
 /// The most sessions at a time.
@@ -38,15 +39,17 @@ pub(crate) struct ExecSession {
     pub(crate) pid: Pid,
     pub(crate) pidfd: OwnedFd,
     /// While it is being set up: the launch, its key, and the request.
-    launching: Option<(Box<Launching>, u64, u64)>,
-    dir: Option<PathBuf>,
+    pub(crate) launching: Option<(Box<Launching>, u64, u64)>,
+    pub(crate) dir: Option<PathBuf>,
     /// When its time is over, or, once it was killed, when that is given up.
     pub(crate) until: Option<Instant>,
-    timeout: Option<Duration>,
-    timed_out: bool,
-    killed: bool,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) timed_out: bool,
+    pub(crate) killed: bool,
     /// Its end was told although it did not come.
-    given_up: bool,
+    pub(crate) given_up: bool,
+    /// While a runtime program starts it.
+    pub(crate) starting: Option<ExecFiles>,
 }
 
 /// The most cgroups of ended sessions that are kept in mind.
@@ -105,6 +108,7 @@ impl Monitor {
             )
         })?;
         let init = container.running().ok_or_else(not_running)?;
+        let by_program = container.made.is_some();
         let mut descriptors = descriptors.into_iter();
         let process = read_process(descriptors.next())?;
         let mut next = |announced: bool| match announced {
@@ -120,6 +124,14 @@ impl Monitor {
             fs::create_dir(dir)
                 .map_err(|e| kernel(&format!("create cgroup {}", dir.display()), e))?;
             procs_files.push(dir.join("cgroup.procs"));
+        }
+        if by_program {
+            let streams = [stdin, stdout, stderr];
+            let begun = self.exec_by_program(connection, request, &wanted, &process, &streams);
+            if begun.is_err() {
+                self.leave_cgroup(wanted.cgroup.dir);
+            }
+            return begun;
         }
         let launch = ExecLaunch {
             init_pid: init.pid,
@@ -169,6 +181,7 @@ impl Monitor {
             timed_out: false,
             killed: false,
             given_up: false,
+            starting: None,
         };
         self.execs.insert(number, session);
         Ok(())
@@ -273,7 +286,7 @@ impl Monitor {
     }
 
     /// Removes a session's cgroup, or keeps it in mind while something still runs in it.
-    fn leave_cgroup(&mut self, dir: Option<PathBuf>) {
+    pub(crate) fn leave_cgroup(&mut self, dir: Option<PathBuf>) {
         self.exec_dirs.extend(dir);
         self.remove_exec_dirs();
         if self.exec_dirs.len() > MAX_LEFT_CGROUPS {

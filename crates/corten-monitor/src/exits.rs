@@ -117,6 +117,9 @@ impl Monitor {
     }
 
     fn child_ended(&mut self, pid: Pid, end: pidfd::Exit) {
+        if let Some(number) = self.program_of(pid) {
+            return self.program_ended(number, end);
+        }
         let of_container = |process: Option<&crate::container::Process>| {
             process.is_some_and(|process| process.pid == pid)
         };
@@ -130,8 +133,9 @@ impl Monitor {
             return self.exec_ended(number, end);
         }
         if self.reaper.as_ref().is_some_and(|reaper| reaper.pid == pid) {
-            self.reaper_ended(end);
+            return self.reaper_ended(end);
         }
+        self.stranger_ended(pid, end);
     }
 }
 

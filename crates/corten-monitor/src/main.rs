@@ -9,6 +9,7 @@
 //!        ├─ launches under way                                 container.rs, exec.rs
 //!        ├─ streams of containers ─► logs                      stream.rs
 //!        ├─ SIGCHLD: exits, recorded before they are reaped    exits.rs, ending.rs
+//!        ├─ runtime programs                                   program.rs, program_exec.rs
 //!        └─ time: drains, exec time-outs, notices repeated     monitor.rs
 //! ```
 //!
@@ -25,6 +26,8 @@ mod kill;
 mod monitor;
 mod ops;
 mod poll;
+mod program;
+mod program_exec;
 mod report;
 mod sandbox;
 mod setup;

@@ -15,6 +15,7 @@ use crate::connection::Connection;
 use crate::container::{Container, Phase};
 use crate::exec::ExecSession;
 use crate::poll::{Poll, Source};
+use crate::program::{Run, Stranger};
 use crate::say;
 use crate::setup::{Arguments, Inherited};
 use crate::stream::READ_BYTES;
@@ -40,6 +41,10 @@ pub(crate) struct Monitor {
     pub(crate) execs: HashMap<u64, ExecSession>,
     /// Cgroups of sessions that have ended, in which something still runs.
     pub(crate) exec_dirs: Vec<PathBuf>,
+    /// Runtime programs at work.
+    pub(crate) programs: HashMap<u64, Run>,
+    /// Children that ended before anybody said whose they are.
+    pub(crate) strangers: Vec<Stranger>,
     pub(crate) made: Option<MakeSandbox>,
     pub(crate) namespaces: NamespaceHandles,
     pub(crate) reaper: Option<Reaper>,
@@ -68,6 +73,8 @@ impl Monitor {
             containers: HashMap::new(),
             execs: HashMap::new(),
             exec_dirs: Vec::new(),
+            programs: HashMap::new(),
+            strangers: Vec::new(),
             made: None,
             namespaces: NamespaceHandles::default(),
             reaper: None,
@@ -107,6 +114,10 @@ impl Monitor {
                         self.children();
                     }
                     Source::Stream(id, which) => self.read_stream(&id, which),
+                    Source::Program(number) => {
+                        self.program_progress(number);
+                        self.children();
+                    }
                 }
             }
             self.time();
@@ -117,15 +128,18 @@ impl Monitor {
 
     /// The next moment at which something is due.
     fn deadline(&self) -> Option<Instant> {
-        let containers = self.containers.values().filter_map(|c| match &c.phase {
-            Phase::Starting(starting) => Some(starting.until),
-            Phase::Draining { until, .. } => Some(*until),
-            Phase::Running | Phase::Ended { .. } => None,
-        });
+        let containers = self.containers.values().filter_map(Container::due);
+        let programs = self.programs.values().map(|run| run.until);
         let execs = self.execs.values().filter_map(|e| e.until);
         let alone = self.is_alone().then_some(self.alone_at);
         let repeat = self.repeat_at.filter(|_| !self.connections.is_empty());
-        containers.chain(self.closed_until).chain(execs).chain(repeat).chain(alone).min()
+        containers
+            .chain(programs)
+            .chain(self.closed_until)
+            .chain(execs)
+            .chain(repeat)
+            .chain(alone)
+            .min()
     }
 
     fn is_alone(&self) -> bool {
@@ -137,11 +151,8 @@ impl Monitor {
         let due: Vec<(ContainerId, bool)> = self
             .containers
             .iter()
-            .filter_map(|(id, c)| match &c.phase {
-                Phase::Starting(starting) if starting.until <= now => Some((id.clone(), true)),
-                Phase::Draining { until, .. } if *until <= now => Some((id.clone(), false)),
-                _ => None,
-            })
+            .filter(|(_, c)| c.due().is_some_and(|due| due <= now))
+            .map(|(id, c)| (id.clone(), matches!(c.phase, Phase::Starting(_))))
             .collect();
         for (id, starting) in due {
             if starting {
@@ -150,6 +161,7 @@ impl Monitor {
                 self.drain_overdue(&id);
             }
         }
+        self.programs_overdue(now);
         let execs: Vec<u64> = self
             .execs
             .iter()

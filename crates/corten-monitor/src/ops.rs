@@ -32,6 +32,9 @@ impl Monitor {
             Op::MakeSandbox(wanted) => self.make_sandbox(wanted).map(Reply::SandboxMade),
             Op::StartContainer(wanted) => return self.start_container(number, id, *wanted),
             Op::Exec(wanted) => return self.exec(number, id, wanted, descriptors),
+            Op::Signal(signal) if self.signals_by_program(&signal) => {
+                return self.signal_by_program(number, id, &signal);
+            }
             Op::Signal(signal) => self.signal(&signal).map(|()| Reply::Done),
             Op::KillExec { container, exec } => {
                 self.kill_exec(&container, &exec).map(|()| Reply::Done)
@@ -72,7 +75,7 @@ impl Monitor {
         };
         let reply = HelloReply {
             version,
-            features: Features::default(),
+            features: Features::PROGRAMS,
             sandbox: self.arguments.sandbox.clone(),
             pid: own.as_raw_nonzero().get(),
             release: env!("CARGO_PKG_VERSION").to_owned(),
@@ -84,7 +87,7 @@ impl Monitor {
         self.repeat_exits(Some(number));
     }
 
-    fn signal(&mut self, wanted: &Signal) -> Result<(), Failure> {
+    pub(crate) fn signal(&mut self, wanted: &Signal) -> Result<(), Failure> {
         let id = &wanted.container;
         let container = self.containers.get_mut(id).ok_or_else(|| not_found(id))?;
         let process = container.process.as_ref().ok_or_else(|| {

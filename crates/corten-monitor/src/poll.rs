@@ -20,6 +20,7 @@ pub(crate) enum Source {
     Launch(ContainerId),
     ExecLaunch(u64),
     Stream(ContainerId, Which),
+    Program(u64),
 }
 
 /// An epoll set whose keys are never reused, so that an event of a closed descriptor

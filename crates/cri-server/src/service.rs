@@ -69,10 +69,10 @@ calls! {
         served: [
             Version, RunPodSandbox, StopPodSandbox, RemovePodSandbox, PodSandboxStatus, ListPodSandbox,
             CreateContainer, StartContainer, StopContainer, RemoveContainer, ListContainers, ContainerStatus,
-            ReopenContainerLog, ExecSync, Status, RuntimeConfig,
+            ReopenContainerLog, ExecSync, Status, RuntimeConfig, UpdateContainerResources,
         ],
         unimplemented: [
-            UpdateContainerResources, Exec, Attach, PortForward, ContainerStats, ListContainerStats,
+            Exec, Attach, PortForward, ContainerStats, ListContainerStats,
             PodSandboxStats, ListPodSandboxStats, UpdateRuntimeConfig, CheckpointContainer, GetContainerEvents,
             ListMetricDescriptors, ListPodSandboxMetrics, UpdatePodSandboxResources, StreamPodSandboxes,
             StreamContainers, StreamContainerStats, StreamPodSandboxStats, StreamPodSandboxMetrics, CheckpointPod,
@@ -195,6 +195,13 @@ impl v1::runtime_service_server::RuntimeService for Server {
         request: Request<v1::ListPodSandboxRequest>,
     ) -> Result<Response<v1::ListPodSandboxResponse>, Status> {
         delegate!(self, request, "ListPodSandbox", on_list_pod_sandbox)
+    }
+
+    async fn update_container_resources(
+        &self,
+        request: Request<v1::UpdateContainerResourcesRequest>,
+    ) -> Result<Response<v1::UpdateContainerResourcesResponse>, Status> {
+        delegate!(self, request, "UpdateContainerResources", on_update_container_resources)
     }
 
     async fn create_container(

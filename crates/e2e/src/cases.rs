@@ -5,8 +5,11 @@ use crate::case::Case;
 mod builtin;
 mod cli;
 mod containers;
+mod devices;
 mod disk;
 mod exec;
+mod fields;
+mod handlers;
 mod image_faults;
 mod image_forms;
 mod images;
@@ -21,7 +24,10 @@ mod protocol;
 mod resources;
 mod restart;
 mod security;
+mod settings;
 mod stop;
+mod update;
+mod users;
 
 /// All cases.
 #[must_use]
@@ -30,8 +36,11 @@ pub fn all() -> Vec<Case> {
         builtin::CASES,
         cli::CASES,
         containers::CASES,
+        devices::CASES,
         disk::CASES,
         exec::CASES,
+        fields::CASES,
+        handlers::CASES,
         image_faults::CASES,
         image_forms::CASES,
         images::CASES,
@@ -46,7 +55,10 @@ pub fn all() -> Vec<Case> {
         resources::CASES,
         restart::CASES,
         security::CASES,
+        settings::CASES,
         stop::CASES,
+        update::CASES,
+        users::CASES,
     ]
     .concat()
 }

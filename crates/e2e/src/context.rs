@@ -106,8 +106,18 @@ impl Context {
     /// # Errors
     /// As the runtime says.
     pub async fn run_pod(&self, config: PodSandboxConfig) -> Result<Pod> {
-        let request =
-            RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
+        self.run_pod_by("", config).await
+    }
+
+    /// Runs a sandbox by a runtime handler.
+    ///
+    /// # Errors
+    /// As the runtime says.
+    pub async fn run_pod_by(&self, handler: &str, config: PodSandboxConfig) -> Result<Pod> {
+        let request = RunPodSandboxRequest {
+            config: Some(config.clone()),
+            runtime_handler: handler.to_owned(),
+        };
         let id = self.runtime.pods.run_pod_sandbox(request).await?.pod_sandbox_id;
         ensure!(!id.is_empty(), "the sandbox has no id");
         Ok(Pod { id, config })

@@ -79,6 +79,7 @@ impl Runtime {
             certs_dir: catalog.registry.certs_dir().to_owned(),
             cni_conf_dir: Some(network),
             two_sockets: false,
+            tables: tables(&ground)?,
         };
         let daemon = Daemon::start(&ground, "corten", options)?;
         Self::connect(Kind::Corten, ground, catalog, Control::Corten(daemon)).await
@@ -209,6 +210,26 @@ impl Control {
             Self::Containerd(containerd) => (containerd.socket(), containerd.socket()),
         }
     }
+}
+
+/// Where the cases' vendors describe their devices.
+pub const CDI_DIRS: [&str; 2] = ["cdi/etc", "cdi/run"];
+
+/// The handlers of the cases: Debian's runc, a program that never ends and one that is not
+/// there; and directories for vendors' devices.
+fn tables(ground: &Ground) -> Result<String> {
+    let hangs = ground.path().join("hangs");
+    // It does not say what it can do either.
+    std::fs::write(&hangs, "#!/bin/sh\n[ \"$1\" = features ] && exit 1\nsleep 1000\n")?;
+    std::fs::set_permissions(&hangs, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let dirs = CDI_DIRS.map(|dir| ground.path().join(dir).display().to_string());
+    Ok(format!(
+        "\n[containers]\ncdi_spec_dirs = {dirs:?}\n\n\
+         [handlers.runc]\nprogram = \"/usr/sbin/runc\"\nannotations = [\"allowed.*\"]\n\n\
+         [handlers.hangs]\nprogram = {:?}\ntimeout_s = 1\n\n\
+         [handlers.missing]\nprogram = \"/no/such/program\"\n",
+        hangs.display().to_string(),
+    ))
 }
 
 /// Connects once the services answer: containerd's come up after its socket.

@@ -61,9 +61,9 @@ fn set_up(launch: &ContainerLaunch<'_>, token: &ChildToken, voice: &Voice) -> Do
         }
         console::hand_over(terminal, voice)?;
     }
-    let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let filter = process::Filter::of(&spec, &launch.bundle)?;
     let command = command::Command::of(process, &root)?;
-    process::execute(Preparation { process, seccomp, command, proc: &proc, root: &root }, voice)
+    process::execute(Preparation { process, filter, command, proc: &proc, root: &root }, voice)
 }
 
 /// The name of the container's session keyring: of its bundle, which is of the container.

@@ -65,8 +65,8 @@ fn set_up(launch: &ExecLaunch<'_>, token: &ChildToken, voice: &Voice) -> Done<In
     if matches!(launch.stdio, Stdio::Terminal) {
         console::hand_over(console::open(&root, &process)?, voice)?;
     }
-    let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let filter = process::Filter::of(&spec, &launch.bundle)?;
     let command = Command::of(&process, &root)?;
-    let prepared = Preparation { process: &process, seccomp, command, proc: &proc, root: &root };
+    let prepared = Preparation { process: &process, filter, command, proc: &proc, root: &root };
     process::execute(prepared, voice)
 }

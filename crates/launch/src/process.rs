@@ -3,11 +3,11 @@
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxSeccomp, Process};
+use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::process::DumpableBehavior;
 use rustix::thread::{CapabilitySet, CapabilitySets};
@@ -21,7 +21,8 @@ use crate::{ChildFailure, Step, limits, pivot};
 /// All that is needed for the last steps.
 pub(crate) struct Preparation<'a> {
     pub(crate) process: &'a Process,
-    pub(crate) seccomp: Option<&'a LinuxSeccomp>,
+    /// The filter, where the container has one.
+    pub(crate) filter: Option<Filter>,
     pub(crate) command: Command,
     /// A fresh procfs of the container's PID namespace.
     pub(crate) proc: &'a OwnedFd,
@@ -57,9 +58,8 @@ pub(crate) fn start_session(name: &str) -> Done {
 /// A filter needs a privilege or no_new_privs. With no_new_privs it is loaded last, so that it
 /// need not allow our own calls; otherwise before the privilege goes.
 pub(crate) fn execute(prepared: Preparation<'_>, voice: &Voice) -> Done<Infallible> {
-    let Preparation { process, seccomp, command, proc, root } = prepared;
+    let Preparation { process, filter, command, proc, root } = prepared;
     let no_new_privileges = process.no_new_privileges().unwrap_or_default();
-    let filter = seccomp.map(Filter::compile).transpose()?;
     let bounding = bounding_set();
     let sets = capability_sets(process, bounding, voice)?;
     set_label(process, proc)?;
@@ -96,11 +96,34 @@ pub(crate) struct Filter {
     flags: u32,
 }
 
+/// A compiled filter in the bundle, which saves the child the compilation.
+pub const FILTER_FILE: &str = "seccomp.bpf";
+
+/// The longest such file: what the kernel takes, and some.
+const MAX_FILTER_BYTES: u64 = 64 * 1024;
+
 impl Filter {
+    /// The filter of a container's spec: as the bundle has it, or compiled.
+    pub(crate) fn of(spec: &Spec, bundle: &Path) -> Done<Option<Self>> {
+        let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+        let Some(profile) = profile else { return Ok(None) };
+        let mut bytes = Vec::new();
+        let read = File::open(bundle.join(FILTER_FILE))
+            .and_then(|file| file.take(MAX_FILTER_BYTES).read_to_end(&mut bytes));
+        match read.ok().and_then(|_| seccomp::Program::from_bytes(&bytes)) {
+            Some(program) => Ok(Some(Self::from_program(&program))),
+            None => Self::compile(profile).map(Some),
+        }
+    }
+
     pub(crate) fn compile(profile: &LinuxSeccomp) -> Done<Self> {
         let program = seccomp::compile(profile).map_err(|error| {
             ChildFailure::new(Step::Seccomp, format!("failed to compile the filter: {error}"))
         })?;
+        Ok(Self::from_program(&program))
+    }
+
+    fn from_program(program: &seccomp::Program) -> Self {
         let convert = |i: &seccomp::SockFilter| sys::seccomp::SockFilter {
             code: i.code,
             jt: i.jt,
@@ -108,7 +131,7 @@ impl Filter {
             k: i.k,
         };
         let instructions = program.instructions().iter().map(convert).collect();
-        Ok(Self { instructions, flags: program.flags() })
+        Self { instructions, flags: program.flags() }
     }
 
     pub(crate) fn load(&self) -> Done {

@@ -23,10 +23,18 @@ pub(crate) fn load(bundle: &Path) -> Done<Spec> {
 
 /// Reads `config.json`, of which only a part is to be used.
 pub(crate) fn load_unchecked(bundle: &Path) -> Done<Spec> {
-    let path = bundle.join("config.json");
+    parse(&bundle.join("config.json"))
+}
+
+/// Reads `config.json` as it is, to change a part of it.
+pub(crate) fn load_value(bundle: &Path) -> Done<serde_json::Value> {
+    parse(&bundle.join("config.json"))
+}
+
+fn parse<T: serde::de::DeserializeOwned>(path: &Path) -> Done<T> {
     let mut text = Vec::new();
-    let read = File::open(&path).and_then(|f| f.take(MAX_SPEC_BYTES + 1).read_to_end(&mut text));
-    let length = read.during_on(Step::Spec, "failed to read", &path)?;
+    let read = File::open(path).and_then(|f| f.take(MAX_SPEC_BYTES + 1).read_to_end(&mut text));
+    let length = read.during_on(Step::Spec, "failed to read", path)?;
     if u64::try_from(length).unwrap_or(u64::MAX) > MAX_SPEC_BYTES {
         return Err(malformed(format!("{} is too long", path.display())));
     }

@@ -34,6 +34,6 @@ pub use program::MonitorProgram;
 pub use monitor_proto::{
     CgroupPlacement, ContainerPhase, ContainerPid, ContainerState, Exec, ExecCgroup, ExecId,
     ExecStarted, Exit, ExitRecord, Failure, FailureKind, Features, KillCgroup, LogTarget,
-    MakeSandbox, Notice, OomFile, OomFileKind, ReaperRequest, ReaperState, Rootfs, SandboxMade,
-    StartContainer, Started,
+    MakeSandbox, Notice, OomFile, OomFileKind, Program, ReaperRequest, ReaperState, Rootfs,
+    SandboxMade, StartContainer, Started,
 };

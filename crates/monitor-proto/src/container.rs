@@ -40,6 +40,22 @@ pub struct StartContainer {
     /// Whether standard input is closed when the first attached client leaves.
     #[serde(default)]
     pub stdin_once: bool,
+    /// The program that makes it, in place of the monitor itself; needs
+    /// [`crate::Features::PROGRAMS`]. The root is then mounted on `rootfs_target` in the
+    /// monitor's own mount namespace, and stays there: who asked takes it away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<Program>,
+}
+
+/// A runtime program with runc's command line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    /// The program, absolute.
+    pub path: PathBuf,
+    /// Options before the command; `--root` is among them.
+    pub options: Vec<String>,
+    /// How long it has to make and start a container, and for each other command.
+    pub timeout_ms: u64,
 }
 
 /// The source of a root file system.

@@ -19,6 +19,14 @@ impl Features {
     pub const ATTACH: Self = Self(1);
     /// The daemon can get duplicates of a container's pipe ends, to carry on when the monitor dies.
     pub const PIPE_DUPLICATES: Self = Self(1 << 1);
+    /// Containers can be made by a runtime program.
+    pub const PROGRAMS: Self = Self(1 << 2);
+
+    /// The bits of both.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
 
     /// Whether every bit of `other` is set.
     pub fn has(self, other: Self) -> bool {

@@ -27,7 +27,7 @@ mod socket;
 mod state;
 
 pub use container::{
-    CgroupPlacement, ContainerPid, KillCgroup, LogTarget, OomFile, OomFileKind, Rootfs,
+    CgroupPlacement, ContainerPid, KillCgroup, LogTarget, OomFile, OomFileKind, Program, Rootfs,
     StartContainer, Started,
 };
 pub use error::{Failure, FailureKind, FrameError};

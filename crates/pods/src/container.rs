@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use monitor_client::{ContainerPid, LogTarget, Rootfs, StartContainer};
+use monitor_client::{ContainerPid, Features, LogTarget, Monitor, Program, Rootfs, StartContainer};
 use tracing::{info, warn};
 use types::{ContainerConfig, ContainerId, Image, PidMode, Profile, SelinuxOptions};
 
@@ -83,11 +83,8 @@ impl PodTask {
                 "user namespaces are not supported by this runtime handler".to_owned(),
             ));
         }
-        if !config.cdi_devices.is_empty() {
-            return Err(Error::Invalid(format!(
-                "the CDI device \"{}\" is not known",
-                config.cdi_devices[0]
-            )));
+        if config.mounts.iter().any(|mount| mount.recursive_read_only) {
+            self.check_recursive_read_only()?;
         }
         if let Some(mount) = config.mounts.iter().find(|m| m.image.is_some()) {
             return Err(Error::Invalid(format!(
@@ -142,11 +139,12 @@ impl PodTask {
             config,
         };
         let (inner, layers, key) = (self.inner.clone(), record.image.layers.clone(), id.clone());
-        let spec::Built { config_json, process_json, volumes, .. } = built;
+        let spec::Built { config_json, process_json, filter, volumes, .. } = built;
         blocking(move || {
             crate::files::make_dir(&bundle.join("rootfs"))?;
-            for (file, text) in [(spec::SPEC_FILE, config_json), (spec::PROCESS_FILE, process_json)]
-            {
+            let filter = filter.iter().map(|filter| (launch::FILTER_FILE, filter.to_vec()));
+            let texts = [(spec::SPEC_FILE, config_json), (spec::PROCESS_FILE, process_json)];
+            for (file, text) in texts.into_iter().chain(filter) {
                 let path = bundle.join(file);
                 std::fs::write(&path, text).map_err(|source| Error::File {
                     what: "write",
@@ -225,6 +223,7 @@ impl PodTask {
                 {
                     warn!(error = %telemetry::chain(&undo), "the cgroup of a container that did not start remains");
                 }
+                self.unmount_root(id).await;
                 Err(error)
             }
         }
@@ -260,6 +259,7 @@ impl PodTask {
             tty: record.config.tty,
             stdin: record.config.stdin,
             stdin_once: record.config.stdin_once,
+            program: self.program(&monitor)?,
         };
         let started = monitor
             .start_container(request)
@@ -269,6 +269,40 @@ impl PodTask {
             warn!("{notice}");
         }
         Ok(started.pid)
+    }
+
+    /// The program that is to start it, where the handler has one.
+    fn program(&self, monitor: &Monitor) -> Result<Option<Program>> {
+        let Some(handler) = self.inner.handler(&self.record.config)? else { return Ok(None) };
+        if !monitor.features().has(Features::PROGRAMS) {
+            return Err(Error::WrongState(format!(
+                "the monitor of sandbox {} is of an older version that runs no programs",
+                self.id()
+            )));
+        }
+        Ok(Some(handler.program(&self.files.program_root())))
+    }
+
+    /// Recursively read-only is what the kernel makes, or the handler's program.
+    fn check_recursive_read_only(&self) -> Result<()> {
+        let can = match self.inner.handler(&self.record.config)? {
+            Some(handler) => handler.features.recursive_read_only,
+            None => spec::supports_recursive_read_only(),
+        };
+        if can {
+            return Ok(());
+        }
+        Err(Error::RecursiveReadOnly(
+            "recursive read-only mounts are not supported by this runtime handler".to_owned(),
+        ))
+    }
+
+    /// Takes the root off that a program has run.
+    pub(crate) async fn unmount_root(&self, id: &ContainerId) {
+        let (files, own) = (self.files.clone(), id.clone());
+        if let Err(error) = blocking(move || files.unmount_root(&own)).await {
+            warn!(container = %id, error = %telemetry::chain(&error), "its root stays mounted for now");
+        }
     }
 
     fn target(&self, id: &str) -> Result<ContainerId> {
@@ -322,9 +356,13 @@ impl PodTask {
     }
 
     async fn delete_files(&self, id: &ContainerId) -> Result<()> {
-        let (inner, bundle, id, sandbox) =
-            (self.inner.clone(), self.files.bundle(id), id.clone(), self.id().clone());
+        let (inner, files, id, sandbox) =
+            (self.inner.clone(), self.files.clone(), id.clone(), self.id().clone());
+        let bundle = files.bundle(&id);
         blocking(move || {
+            files.unmount_root(&id)?;
+            // Where the program could not delete it itself.
+            crate::files::remove_dir(&files.program_root().join(id.as_str()))?;
             inner.services.snapshots.remove(&id).map_err(|source| Error::Snapshot {
                 what: format!("remove the root of container {id}"),
                 source,

@@ -6,6 +6,7 @@
 //!                        ns/       pinned IPC and UTS namespaces
 //!                        shm/      the pod's /dev/shm, a tmpfs
 //!                        hostname, hosts, resolv.conf
+//!                        program/  what a handler's program knows of its containers
 //!                        containers/<container>/config.json, rootfs/, volumes/
 //! <netns_dir>/corten-<sandbox>     the pinned network namespace
 //! ```
@@ -102,9 +103,29 @@ impl PodFiles {
         })
     }
 
+    /// Where the programs of handlers keep what they know.
+    pub(crate) fn program_root(&self) -> PathBuf {
+        self.dir.join("program")
+    }
+
+    /// Takes the root of a container off that a program has run; none is no error.
+    pub(crate) fn unmount_root(&self, id: &ContainerId) -> Result<()> {
+        unmount_all(&self.bundle(id).join("rootfs"))
+    }
+
+    /// Takes the roots of all containers off.
+    fn unmount_roots(&self) -> Result<()> {
+        let Ok(entries) = fs::read_dir(self.dir.join("containers")) else { return Ok(()) };
+        for entry in entries.flatten() {
+            unmount_all(&entry.path().join("rootfs"))?;
+        }
+        Ok(())
+    }
+
     /// Unmounts and unpins all that is the sandbox's, and deletes what only a live
     /// sandbox needs. Whatever is gone already is no error.
     pub(crate) fn release(&self, netns: Option<&Path>) -> Result<()> {
+        self.unmount_roots()?;
         unmount_all(&self.shm())?;
         for pin in [Some(self.ipc_ns().as_path()), Some(self.uts_ns().as_path()), netns]
             .into_iter()

@@ -16,7 +16,10 @@ mod ending;
 mod error;
 mod exec;
 mod files;
+mod filters;
+mod handlers;
 mod index;
+mod limits;
 mod log;
 mod names;
 mod record;
@@ -25,11 +28,14 @@ mod run;
 mod service;
 mod spec;
 mod task;
+mod update;
 mod volumes;
 
 pub use error::{Error, Result};
 pub use exec::ExecOutput;
+pub use handlers::{Handler, HandlerFeatures};
 pub use index::{ContainerFilter, SandboxFilter, StateKind};
+pub use limits::container_rlimits;
 pub use record::{
     ContainerRecord, ContainerState, Exit, ImageRef, SandboxPhase, SandboxRecord, User,
 };

@@ -395,6 +395,7 @@ impl PodTask {
         if let Err(error) = kill.and(self.inner.remove_cgroup(record.cgroup.clone()).await) {
             warn!(container = %record.id, error = %telemetry::chain(&error), "its cgroup remains for now");
         }
+        self.unmount_root(&record.id).await;
     }
 
     /// Kills all of a pod that is to be undone.

@@ -29,8 +29,8 @@ const MONITOR_END: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Refuses what cannot be, before a name is claimed.
 pub(crate) fn validate(inner: &Inner, config: &SandboxConfig) -> Result<()> {
-    if !config.runtime_handler.is_empty() && config.runtime_handler != crate::DEFAULT_HANDLER {
-        return Err(Error::NoHandler(config.runtime_handler.clone()));
+    if let Some(handler) = inner.handler(config)? {
+        handler.check(&config.runtime_handler)?;
     }
     let namespaces = &config.security.namespaces;
     if namespaces.user.is_some() {
@@ -53,7 +53,6 @@ pub(crate) fn validate(inner: &Inner, config: &SandboxConfig) -> Result<()> {
         )));
     }
     crate::container::refuse_selinux(config.security.selinux.as_ref())?;
-    let _ = inner;
     Ok(())
 }
 

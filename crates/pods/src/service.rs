@@ -1,21 +1,24 @@
 //! The front of this crate: what the API layer calls.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use cgroups::Cgroups;
 use images::Images;
 use monitor_client::Monitors;
 use network::Network;
+use oci_spec::runtime::PosixRlimit;
 use snapshots::Snapshots;
 use state::{Durability, Store};
 use tokio::task::spawn_blocking;
 use tracing::{Instrument, error};
-use types::{ContainerConfig, ContainerId, SandboxConfig, SandboxId};
+use types::{ContainerConfig, ContainerId, Profile, SandboxConfig, SandboxId};
 
 use crate::{
     clock::Clock,
     error::{Error, Result},
     files::make_dir,
+    filters::Filters,
+    handlers::Handler,
     index::{ContainerFilter, Index, SandboxFilter},
     log,
     names::{Claim, Names},
@@ -43,6 +46,14 @@ pub struct Options {
     pub max_log_line_bytes: usize,
     /// The size of a pod's `/dev/shm`.
     pub shm_size_bytes: u64,
+    /// The seccomp profile of a container that asks for none.
+    pub unset_seccomp: Profile,
+    /// Where vendors describe their devices.
+    pub cdi_spec_dirs: Vec<PathBuf>,
+    /// The limits of a container that asks for none.
+    pub rlimits: Vec<PosixRlimit>,
+    /// Handlers that run a program, by name.
+    pub handlers: BTreeMap<String, Handler>,
 }
 
 /// The services that pods are made with.
@@ -66,6 +77,7 @@ pub(crate) struct Inner {
     pub(crate) index: Index,
     pub(crate) names: Names,
     pub(crate) clock: Clock,
+    pub(crate) filters: Filters,
     pub(crate) sandbox_store: Store,
     pub(crate) container_store: Store,
     /// Held for reading while a monitor is put into the monitors' cgroup, for writing
@@ -104,6 +116,7 @@ impl Pods {
             index: Index::default(),
             names: Names::default(),
             clock: Clock::default(),
+            filters: Filters::default(),
             sandbox_store,
             container_store,
             monitors_cgroup: tokio::sync::RwLock::new(()),

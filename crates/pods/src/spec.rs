@@ -2,7 +2,7 @@
 //! turns its limits into those of `cgroups`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
@@ -14,6 +14,7 @@ use container_spec::{
 };
 use monitor_client::{CgroupPlacement, ExecCgroup, ExecId, KillCgroup, OomFile, OomFileKind};
 use oci_spec::runtime::{LinuxDeviceType, LinuxResources, LinuxSeccomp, Spec};
+use rustix::fs::{Mode, OFlags};
 use tracing::warn;
 use types::{ContainerConfig, ContainerId, Image, NamespaceMode, PidMode, Profile};
 
@@ -153,6 +154,8 @@ pub(crate) fn apparmor_is_active() -> bool {
 pub(crate) struct Built {
     pub(crate) config_json: Vec<u8>,
     pub(crate) process_json: Vec<u8>,
+    /// The compiled seccomp filter, where there is one.
+    pub(crate) filter: Option<Arc<[u8]>>,
     pub(crate) user: ResolvedUser,
     pub(crate) volumes: Vec<Volume>,
 }
@@ -175,7 +178,11 @@ pub(crate) async fn build(
             UserFailure::User(source) => failed(source.into()),
         })?;
         ensure_mount_sources(&config)?;
-        let localhost = localhost_profile(&config)?;
+        let unset = &inner.options.unset_seccomp;
+        let localhost = localhost_profile(&config, unset)?;
+        let handler = inner.handler(&sandbox.config)?;
+        let seen = sandbox.config.annotations.iter().chain(&config.annotations);
+        let annotations = handler.map(|handler| handler.seen(seen)).unwrap_or_default();
         let asked = &sandbox.config.security.namespaces;
         let own_network = sandbox.netns.is_some();
         let own_ipc = asked.ipc == NamespaceMode::Pod;
@@ -210,24 +217,66 @@ pub(crate) async fn build(
                 },
             },
             cgroups_path: &format!("{}/{id}", sandbox.cgroup_parent),
-            cgroup_version: match inner.services.cgroups.mode() {
-                cgroups::Mode::Unified => CgroupVersion::V2,
-                cgroups::Mode::V1 | cgroups::Mode::Hybrid => CgroupVersion::V1,
-            },
+            cgroup_version: cgroup_version(&inner),
             host_capabilities: host_capabilities(),
-            seccomp: SeccompInput { unset: &Profile::Unconfined, localhost: localhost.as_ref() },
+            seccomp: SeccompInput { unset, localhost: localhost.as_ref() },
             apparmor: AppArmorInput { runtime_default: None, unset: &Profile::Unconfined },
             devices: &NodeDevices,
-            annotations: &BTreeMap::new(),
+            cdi: &cdi_edits(&inner, &config)?,
+            runs_hooks: handler.is_some(),
+            rlimits: &inner.options.rlimits,
+            annotations: &annotations,
         })
         .map_err(failed)?;
-        written(&id, built, user)
+        written(&inner, &id, built, user)
     })
     .await
 }
 
-fn written(id: &ContainerId, built: BuiltSpec, user: ResolvedUser) -> Result<Built> {
+/// The version of the cgroups that limits are written to.
+pub(crate) fn cgroup_version(inner: &Inner) -> CgroupVersion {
+    match inner.services.cgroups.mode() {
+        cgroups::Mode::Unified => CgroupVersion::V2,
+        cgroups::Mode::V1 | cgroups::Mode::Hybrid => CgroupVersion::V1,
+    }
+}
+
+/// Writes other limits into a specification; its device rules stay.
+pub(crate) fn rewrite_resources(
+    path: &Path,
+    resources: &types::LinuxResources,
+    version: CgroupVersion,
+) -> Result<()> {
+    let mut spec = read_spec(path)?;
+    if let Some(linux) = spec.linux_mut() {
+        let rules = linux.resources().as_ref().and_then(|old| old.devices().clone());
+        let new = container_spec::resources(resources, version, rules.unwrap_or_default());
+        linux.set_resources(Some(new.map_err(|e| Error::Invalid(telemetry::chain(&e)))?));
+    }
+    if let Some(process) = spec.process_mut() {
+        process.set_oom_score_adj(i32::try_from(resources.oom_score_adj).ok());
+    }
+    let failed = |source| Error::File { what: "write", path: path.to_owned(), source };
+    let text = serde_json::to_vec(&spec).map_err(|e| failed(e.into()))?;
+    let aside = path.with_extension("json.new");
+    std::fs::write(&aside, text).and_then(|()| std::fs::rename(&aside, path)).map_err(failed)
+}
+
+/// What the vendors' devices ask for that a container names, in the field and by annotations.
+fn cdi_edits(inner: &Inner, config: &ContainerConfig) -> Result<Vec<cdi::Edits>> {
+    let wrong = |error: cdi::CdiError| Error::Invalid(telemetry::chain(&error));
+    let mut names = Vec::new();
+    for name in &config.cdi_devices {
+        names.push(name.parse().map_err(wrong)?);
+    }
+    names.extend(cdi::from_annotations(&config.annotations).map_err(wrong)?);
+    cdi::resolve(&inner.options.cdi_spec_dirs, &names).map_err(wrong)
+}
+
+fn written(inner: &Inner, id: &ContainerId, built: BuiltSpec, user: ResolvedUser) -> Result<Built> {
     let BuiltSpec { spec, volumes } = built;
+    let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let filter = profile.map(|profile| inner.filters.get(profile)).transpose()?;
     let encode = |source: serde_json::Error| Error::File {
         what: "encode the specification of",
         path: id.as_str().into(),
@@ -236,6 +285,7 @@ fn written(id: &ContainerId, built: BuiltSpec, user: ResolvedUser) -> Result<Bui
     Ok(Built {
         config_json: serde_json::to_vec(&spec).map_err(encode)?,
         process_json: serde_json::to_vec(spec.process()).map_err(encode)?,
+        filter,
         user,
         volumes,
     })
@@ -294,19 +344,19 @@ fn ensure_mount_sources(config: &ContainerConfig) -> Result<()> {
 }
 
 /// The seccomp profile of a file of the node, where one is asked for.
-fn localhost_profile(config: &ContainerConfig) -> Result<Option<LinuxSeccomp>> {
-    let Some(Profile::Localhost(name)) = &config.security.seccomp else { return Ok(None) };
+fn localhost_profile(config: &ContainerConfig, unset: &Profile) -> Result<Option<LinuxSeccomp>> {
+    let profile = config.security.seccomp.as_ref().unwrap_or(unset);
+    let Profile::Localhost(name) = profile else { return Ok(None) };
+    if config.security.privileged {
+        return Ok(None); // it has no filter whatever it asks for
+    }
     let path = PathBuf::from(name.strip_prefix("localhost/").unwrap_or(name));
     if !path.is_absolute() {
         return Err(Error::Invalid(format!(
             "the seccomp profile \"{name}\" is not an absolute path"
         )));
     }
-    let text = std::fs::read(&path).map_err(|source| Error::File {
-        what: "read the seccomp profile",
-        path: path.clone(),
-        source,
-    })?;
+    let text = read_profile(&path)?;
     let granted = container_spec::bounding_set(&config.security, host_capabilities())
         .map_err(|e| Error::Invalid(telemetry::chain(&e)))?;
     let granted: BTreeSet<&str> = granted.iter().map(String::as_str).collect();
@@ -320,6 +370,28 @@ fn localhost_profile(config: &ContainerConfig) -> Result<Option<LinuxSeccomp>> {
     seccomp::read_profile(&text, &host).map(Some).map_err(|e| {
         Error::Invalid(format!("the seccomp profile {}: {}", path.display(), telemetry::chain(&e)))
     })
+}
+
+/// Reads a regular file of limited length: a FIFO must not hold the pod up.
+fn read_profile(path: &Path) -> Result<Vec<u8>> {
+    use std::io::Read;
+    let failed =
+        |source| Error::File { what: "read the seccomp profile", path: path.to_owned(), source };
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| failed(e.into()))?;
+    let file = std::fs::File::from(file);
+    let regular = file.metadata().map_err(failed)?.is_file();
+    let wrong = |why| Error::Invalid(format!("the seccomp profile {} is {why}", path.display()));
+    if !regular {
+        return Err(wrong("not a regular file"));
+    }
+    let limit = u64::try_from(seccomp::MAX_PROFILE_BYTES).unwrap_or(u64::MAX);
+    let mut text = Vec::new();
+    file.take(limit.saturating_add(1)).read_to_end(&mut text).map_err(failed)?;
+    if text.len() > seccomp::MAX_PROFILE_BYTES {
+        return Err(wrong("too long"));
+    }
+    Ok(text)
 }
 
 /// The bounding set of this process: what a privileged container can have at most.

@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tracing::{Instrument, Span, info, warn};
-use types::{ContainerConfig, ContainerId, SandboxId};
+use types::{ContainerConfig, ContainerId, LinuxResources, SandboxId};
 
 use crate::{
     ending::{Ending, Next},
@@ -44,6 +44,7 @@ pub(crate) enum Command {
     Start { id: ContainerId, reply: Reply<()> },
     StopContainer { id: ContainerId, grace: Duration, reply: Reply<()> },
     RemoveContainer { id: ContainerId, reply: Reply<()> },
+    Update { id: ContainerId, resources: Box<LinuxResources>, reply: Reply<()> },
     StopSandbox { reply: Reply<()> },
     RemoveSandbox { reply: Reply<()> },
 }
@@ -179,6 +180,10 @@ impl PodTask {
             }
             Command::StopContainer { id, grace, reply } => {
                 self.stop_container(&id, grace, reply).await
+            }
+            Command::Update { id, resources, reply } => {
+                let result = self.update_container(&id, *resources).await;
+                let _ = reply.send(result);
             }
             Command::RemoveContainer { id, reply } => self.remove_container(&id, reply).await,
             Command::StopSandbox { reply } => {
@@ -341,6 +346,7 @@ impl PodTask {
             if let Err(error) = self.inner.remove_cgroup(record.cgroup.clone()).await {
                 warn!(container = %id, error = %telemetry::chain(&error), "its cgroup remains for now");
             }
+            self.unmount_root(id).await;
         }
         let Some(ending) = self.containers.get_mut(id).and_then(|s| s.ending.take()) else {
             return;

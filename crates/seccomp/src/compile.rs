@@ -47,6 +47,10 @@ pub struct Program {
 }
 
 impl Program {
+    pub(crate) fn from_parts(instructions: Vec<SockFilter>, flags: u32) -> Self {
+        Self { instructions, flags }
+    }
+
     /// Returns the instructions: at least one, and never more than the kernel takes.
     pub fn instructions(&self) -> &[SockFilter] {
         &self.instructions

@@ -7,6 +7,7 @@
 
 mod arch;
 mod bpf;
+mod bytes;
 mod compile;
 mod error;
 mod profile;

@@ -26,6 +26,8 @@ pub struct DaemonOptions {
     pub cni_conf_dir: Option<PathBuf>,
     /// Whether ImageService has a socket of its own.
     pub two_sockets: bool,
+    /// Further tables of its configuration.
+    pub tables: String,
 }
 
 /// A running `corten serve`; its pods and itself end when it is dropped.
@@ -207,11 +209,12 @@ fn configuration(ground: &Ground, directory: &Path, options: &DaemonOptions) -> 
     format!(
         "[log]\nlevel = \"debug\"\n\n[images]\ncerts_dirs = [{}]\n\n\
          [network]\nconf_dir = {conf_dir:?}\nbin_dirs = [\"/usr/lib/cni\"]\n\
-         netns_dir = {}\nbridge = {:?}\nsubnet = {:?}\n\n[cgroups]\nparent = {:?}\n",
+         netns_dir = {}\nbridge = {:?}\nsubnet = {:?}\n\n[cgroups]\nparent = {:?}\n{}",
         quoted(&options.certs_dir),
         quoted(&ground.path().join("run/netns")),
         ground.bridge(),
         ground.subnet(),
         ground.cgroup(),
+        options.tables,
     )
 }

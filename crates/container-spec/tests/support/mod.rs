@@ -33,6 +33,8 @@ pub struct Setup {
     pub node_network: bool,
     pub shm: Option<&'static Path>,
     pub annotations: BTreeMap<String, String>,
+    pub cdi: Vec<cdi::Edits>,
+    pub runs_hooks: bool,
 }
 
 pub const ALL_CAPABILITIES: [&str; 41] = [
@@ -102,6 +104,8 @@ impl Setup {
             node_network: false,
             shm: Some(Path::new("/run/corten/s/shm")),
             annotations: BTreeMap::new(),
+            cdi: Vec::new(),
+            runs_hooks: false,
         }
     }
 
@@ -142,6 +146,9 @@ impl Setup {
                 runtime_default: self.apparmor_default,
             },
             devices: &FakeNode,
+            cdi: &self.cdi,
+            runs_hooks: self.runs_hooks,
+            rlimits: &container_spec::default_rlimits(),
             annotations: &self.annotations,
         })
     }

@@ -119,6 +119,7 @@ impl Ground {
             tty: false,
             stdin: false,
             stdin_once: false,
+            program: None,
             id,
         }
     }

@@ -1,6 +1,7 @@
 //! The daemon's parts, made of its settings.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -13,9 +14,10 @@ use cri_server::{Gate, Info, Server};
 use images::{Images, ImagesOptions};
 use monitor_client::{MonitorProgram, Monitors};
 use network::{BuiltinOptions, Network, NetworkOptions};
-use pods::{Options, Pods, Services};
+use pods::{Handler, Options, Pods, Services};
 use snapshots::Snapshots;
 use tracing::info;
+use types::Profile;
 
 /// The daemon's parts.
 pub(crate) struct Daemon {
@@ -55,6 +57,10 @@ impl Daemon {
             netns_dir: settings.network.netns_dir.clone(),
             max_log_line_bytes: settings.containers.max_log_line_bytes,
             shm_size_bytes: settings.containers.shm_size_bytes,
+            unset_seccomp: profile(&settings.containers.unset_seccomp_profile),
+            cdi_spec_dirs: settings.containers.cdi_spec_dirs.clone(),
+            rlimits: pods::container_rlimits(&settings.containers.rlimits)?,
+            handlers: handlers(settings).await,
         };
         let pods = Pods::open(options, services)?;
         let info = Info {
@@ -93,6 +99,34 @@ fn network_options(settings: &Config) -> anyhow::Result<NetworkOptions> {
         del_deadline: deadline,
         ..NetworkOptions::under(&settings.root)
     })
+}
+
+/// A profile as the settings name it; what they may say is checked when they are read.
+fn profile(text: &str) -> Profile {
+    match text {
+        "runtime/default" => Profile::RuntimeDefault,
+        text => match text.strip_prefix("localhost/") {
+            Some(path) => Profile::Localhost(path.to_owned()),
+            None => Profile::Unconfined,
+        },
+    }
+}
+
+/// How long a handler's program has where the settings do not say.
+const HANDLER_TIMEOUT_S: u64 = 30;
+
+/// Asks the programs of all handlers at once what they can do.
+async fn handlers(settings: &Config) -> BTreeMap<String, Handler> {
+    let mut asked = tokio::task::JoinSet::new();
+    for (name, handler) in settings.handlers.clone() {
+        let config::Handler { program, options, annotations, timeout_s } = handler;
+        let seconds = if timeout_s == 0 { HANDLER_TIMEOUT_S } else { timeout_s };
+        let timeout = Duration::from_secs(seconds);
+        asked.spawn(async move {
+            (name.clone(), Handler::ask(&name, program, options, annotations, timeout).await)
+        });
+    }
+    asked.join_all().await.into_iter().collect()
 }
 
 /// The monitor's program: as configured, or beside the daemon's own.

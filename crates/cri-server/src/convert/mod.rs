@@ -10,6 +10,7 @@ mod status;
 
 pub(crate) use container::{container_config, image_spec};
 pub(crate) use sandbox::sandbox_config;
+pub(crate) use security::resources as container_resources;
 pub(crate) use status::{container, container_status, image, sandbox, sandbox_status};
 
 use tonic::Status;

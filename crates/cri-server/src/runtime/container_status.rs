@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use cri_proto::v1;
 use tonic::Status;
 
+use super::pod_sandbox_status::handler_name;
 use crate::{convert, error::status, service::Server};
 
 impl Server {
@@ -25,11 +26,14 @@ impl Server {
             pods::ContainerState::Running { pid } => pid,
             _ => 0,
         };
+        let sandbox = self.pods.sandbox(record.sandbox_id.as_str());
+        let handler = sandbox.map(|sandbox| handler_name(&sandbox.config).to_owned());
+        let handler = handler.unwrap_or_default();
         let text = serde_json::json!({
             "sandboxID": record.sandbox_id,
             "pid": pid,
             "removing": record.removing,
-            "runtimeHandler": pods::DEFAULT_HANDLER,
+            "runtimeHandler": handler,
             "cgroup": record.cgroup,
             "layers": record.image.layers,
             "damage": record.damage,

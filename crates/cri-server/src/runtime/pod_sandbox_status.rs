@@ -31,9 +31,17 @@ impl Server {
     }
 }
 
+/// The handler's name, also where it is the default one.
+pub(super) fn handler_name(config: &types::SandboxConfig) -> &str {
+    match config.runtime_handler.as_str() {
+        "" => pods::DEFAULT_HANDLER,
+        name => name,
+    }
+}
+
 fn info(record: &pods::SandboxRecord) -> HashMap<String, String> {
     let text = serde_json::json!({
-        "runtimeHandler": pods::DEFAULT_HANDLER,
+        "runtimeHandler": handler_name(&record.config),
         "phase": record.phase,
         "netns": record.netns,
         "network": record.attachment,

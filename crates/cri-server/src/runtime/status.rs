@@ -39,7 +39,7 @@ impl Server {
         Ok(v1::StatusResponse {
             status: Some(v1::RuntimeStatus { conditions }),
             info,
-            runtime_handlers: handlers(),
+            runtime_handlers: handlers(&self.pods),
             features: Some(v1::RuntimeFeatures {
                 supplemental_groups_policy: true,
                 user_namespaces_host_network: false,
@@ -49,13 +49,21 @@ impl Server {
     }
 }
 
-/// The handlers, the default one under both of its names.
-fn handlers() -> Vec<v1::RuntimeHandler> {
+/// The handlers: the native one under both of its names, then those with a program.
+fn handlers(pods: &pods::Pods) -> Vec<v1::RuntimeHandler> {
     let features = v1::RuntimeHandlerFeatures {
         recursive_read_only_mounts: pods::supports_recursive_read_only(),
         user_namespaces: false,
     };
-    ["", pods::DEFAULT_HANDLER]
-        .map(|name| v1::RuntimeHandler { name: name.to_owned(), features: Some(features) })
-        .to_vec()
+    let native = ["", pods::DEFAULT_HANDLER]
+        .map(|name| v1::RuntimeHandler { name: name.to_owned(), features: Some(features) });
+    let programs = pods.handlers().into_iter().map(|(name, features)| {
+        let pods::HandlerFeatures { recursive_read_only, user_namespaces } = features;
+        let features = v1::RuntimeHandlerFeatures {
+            recursive_read_only_mounts: recursive_read_only,
+            user_namespaces,
+        };
+        v1::RuntimeHandler { name, features: Some(features) }
+    });
+    native.into_iter().chain(programs).collect()
 }

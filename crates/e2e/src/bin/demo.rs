@@ -46,6 +46,7 @@ fn run() -> Result<()> {
             certs_dir: ground.make("certs.d")?,
             cni_conf_dir: None,
             two_sockets: false,
+            tables: String::new(),
         };
         let daemon = Daemon::start(&ground, "demo", options)?;
         demo.socket = Some(daemon.socket());

@@ -25,8 +25,8 @@ pub(super) const CASES: &[Case] = &[
 const NAME: &str = "builtin";
 
 /// Another daemon on another ground, with the same registry.
-async fn another(c: &Context, two_sockets: bool) -> Result<Runtime> {
-    on(c, ground()?.0, two_sockets).await
+pub(super) async fn another(c: &Context, two_sockets: bool, tables: String) -> Result<Runtime> {
+    configured(c, ground()?.0, two_sockets, tables).await
 }
 
 /// Another ground, and the name of the directory that the daemon will have there.
@@ -36,12 +36,23 @@ pub(super) fn ground() -> Result<(Arc<Ground>, &'static str)> {
 
 /// Another daemon on a ground.
 pub(super) async fn on(c: &Context, ground: Arc<Ground>, two_sockets: bool) -> Result<Runtime> {
+    configured(c, ground, two_sockets, String::new()).await
+}
+
+/// The same, with further tables in its configuration.
+async fn configured(
+    c: &Context,
+    ground: Arc<Ground>,
+    two_sockets: bool,
+    tables: String,
+) -> Result<Runtime> {
     let program = c.runtime.with_daemon(|daemon| Ok(daemon.command().get_program().to_owned()))?;
     let options = DaemonOptions {
         program: program.into(),
         certs_dir: c.runtime.catalog.registry.certs_dir().to_owned(),
         cni_conf_dir: None,
         two_sockets,
+        tables,
     };
     let daemon = Daemon::start(&ground, NAME, options)?;
     let catalog = Arc::clone(&c.runtime.catalog);
@@ -49,7 +60,7 @@ pub(super) async fn on(c: &Context, ground: Arc<Ground>, two_sockets: bool) -> R
 }
 
 async fn network(c: &Context) -> Result<()> {
-    let runtime = Arc::new(another(c, false).await?);
+    let runtime = Arc::new(another(c, false, String::new()).await?);
     let other = Context::new(Arc::clone(&runtime), "builtin");
     other.pull(BUSYBOX).await?;
     other.pull(WEB).await?;
@@ -75,7 +86,7 @@ async fn network(c: &Context) -> Result<()> {
 }
 
 async fn two_sockets(c: &Context) -> Result<()> {
-    let runtime = Arc::new(another(c, true).await?);
+    let runtime = Arc::new(another(c, true, String::new()).await?);
     let (socket, image_socket) =
         runtime.with_daemon(|daemon| Ok((daemon.socket(), daemon.image_socket())))?;
     ensure!(socket != image_socket, "one socket");

@@ -282,7 +282,7 @@ async fn second_daemon(c: &Context) -> Result<()> {
     c.runtime.settle().await
 }
 
-fn monitor_of(pod: &str) -> Result<u32> {
+pub(super) fn monitor_of(pod: &str) -> Result<u32> {
     let found = crate::process::all_with_argument(pod)?;
     let monitor = found.into_iter().find(|pid| {
         let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
@@ -291,7 +291,7 @@ fn monitor_of(pod: &str) -> Result<u32> {
     monitor.with_context(|| format!("no monitor of {pod}"))
 }
 
-fn kill(pid: u32) -> Result<()> {
+pub(super) fn kill(pid: u32) -> Result<()> {
     let mut kill = std::process::Command::new("kill");
     testing::program::output(kill.args(["-9", &pid.to_string()])).map(|_| ())
 }

@@ -81,6 +81,16 @@ impl LayerBuilder {
         Ok(self)
     }
 
+    /// Adds a pipe with a name.
+    ///
+    /// # Errors
+    /// If the path cannot be written.
+    pub fn fifo(&mut self, path: &str) -> Result<&mut Self> {
+        self.parents(path)?;
+        self.entry(EntryType::Fifo, path, 0o644, (0, 0), &[], None)?;
+        Ok(self)
+    }
+
     /// Adds a hard link to a file of this layer.
     ///
     /// # Errors

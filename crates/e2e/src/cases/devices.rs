@@ -1,0 +1,169 @@
+//! Devices of the node, and of vendors (Container Device Interface).
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+use cri_client::Code;
+use cri_proto::v1::{CdiDevice, ContainerConfig, Device};
+
+use crate::case;
+use crate::case::Case;
+use crate::context::{Context, Pod, code, equal, map, refusal};
+use crate::runtime::CDI_DIRS;
+
+pub(super) const CASES: &[Case] = &[
+    case!("device.directory_of_devices", directory),
+    case!("device.bad_ones_are_refused", bad),
+    case!("cdi.device_by_field_and_by_annotation", by_field_and_annotation).ours(),
+    case!("cdi.what_was_just_written_counts", refresh).ours(),
+    case!("cdi.unknown_is_refused_by_name", unknown).ours(),
+    case!("cdi.hooks_are_the_programs", hooks).ours(),
+];
+
+fn device(from: &str, to: &str, permissions: &str) -> Device {
+    Device {
+        host_path: from.to_owned(),
+        container_path: to.to_owned(),
+        permissions: permissions.to_owned(),
+    }
+}
+
+async fn directory(c: &Context) -> Result<()> {
+    let pod = c.plain_pod().await?;
+    let mut config = c.script("ls /dev/many; cat /dev/many/null | wc -c");
+    config.devices = vec![device("/dev/null", "/dev/many/null", "rw")];
+    equal("the devices", c.output(&pod, &config).await?, "null\n0")
+}
+
+async fn bad(c: &Context) -> Result<()> {
+    let pod = c.plain_pod().await?;
+    for (from, to, permissions) in [
+        ("/dev/no-such-device", "/dev/x", "r"),
+        ("dev/null", "/dev/x", "r"),
+        ("/etc/passwd", "/dev/x", "r"),
+        ("/dev/null", "/dev/x", "rwx"),
+    ] {
+        let mut config = c.waiting();
+        config.devices = vec![device(from, to, permissions)];
+        let error = refusal(c.run(&pod, &config).await)?.to_string();
+        ensure!(!error.contains('\n'), "more than a line: {error}");
+    }
+    Ok(())
+}
+
+/// A vendor's directory; the later one wins.
+fn vendor_dir(c: &Context, which: usize) -> Result<PathBuf> {
+    c.runtime.ground.make(CDI_DIRS[which])
+}
+
+/// A vendor's file of one card with a variable, a node and a mount.
+fn write(dir: &Path, kind: &str, value: &str, source: &Path) -> Result<PathBuf> {
+    let file = dir.join(format!("{}.json", kind.replace('/', "-")));
+    let text = serde_json::json!({
+        "cdiVersion": "0.6.0",
+        "kind": kind,
+        "containerEdits": { "env": ["EVERY=card"] },
+        "devices": [{ "name": "0", "containerEdits": {
+            "env": [format!("CARD={value}")],
+            "deviceNodes": [{ "path": "/dev/card", "hostPath": "/dev/loop-control", "permissions": "r" }],
+            "mounts": [{ "hostPath": source, "containerPath": "/opt/card", "options": ["ro", "bind"] }],
+            "additionalGIDs": [44],
+        }}],
+    });
+    std::fs::write(&file, text.to_string())?;
+    Ok(file)
+}
+
+fn asked(c: &Context) -> ContainerConfig {
+    c.script("echo $EVERY $CARD; exec 3< /dev/card && echo read; (exec 4> /dev/card) 2> /dev/null || echo no; \
+        cat /opt/card/file; touch /opt/card/x 2>&1; id -G")
+}
+
+async fn by_field_and_annotation(c: &Context) -> Result<()> {
+    let pod = c.plain_pod().await?;
+    let source = c.directory()?;
+    std::fs::write(source.join("file"), "driver\n")?;
+    let file = write(&vendor_dir(c, 0)?, "field.example/card", "one", &source)?;
+    let wanted = "card one\nread\nno\ndriver\ntouch: /opt/card/x: Read-only file system\n0 44";
+    let mut config = asked(c);
+    config.cdi_devices = vec![CdiDevice { name: "field.example/card=0".to_owned() }];
+    equal("by the field", c.output(&pod, &config).await?, wanted)?;
+    let mut config = asked(c);
+    config.annotations = map(&[("cdi.k8s.io/plugin", "field.example/card=0")]);
+    equal("by an annotation", c.output(&pod, &config).await?, wanted)?;
+    // Named in both ways it is still one.
+    config = asked(c);
+    config.annotations = map(&[("cdi.k8s.io/plugin", "field.example/card=0")]);
+    config.cdi_devices = vec![CdiDevice { name: "field.example/card=0".to_owned() }];
+    equal("by both", c.output(&pod, &config).await?, wanted)?;
+    Ok(std::fs::remove_file(file)?)
+}
+
+async fn refresh(c: &Context) -> Result<()> {
+    let pod = c.plain_pod().await?;
+    let source = c.directory()?;
+    let ask = |pod: Pod| async move {
+        let mut config = c.script("echo $CARD");
+        config.cdi_devices = vec![CdiDevice { name: "fresh.example/card=0".to_owned() }];
+        c.output(&pod, &config).await
+    };
+    ensure!(ask(pod.clone()).await.is_err(), "nobody has described it");
+    let first = write(&vendor_dir(c, 0)?, "fresh.example/card", "first", &source)?;
+    equal("the first", ask(pod.clone()).await?, "first")?;
+    let second = write(&vendor_dir(c, 1)?, "fresh.example/card", "second", &source)?;
+    equal("the later directory's", ask(pod.clone()).await?, "second")?;
+    std::fs::remove_file(second)?;
+    std::fs::remove_file(first)?;
+    ensure!(ask(pod).await.is_err(), "it is still known");
+    Ok(())
+}
+
+async fn unknown(c: &Context) -> Result<()> {
+    let pod = c.plain_pod().await?;
+    let broken = vendor_dir(c, 0)?.join("broken.json");
+    std::fs::write(&broken, "{")?;
+    let mut config = c.waiting();
+    config.cdi_devices = vec![CdiDevice { name: "nobody.example/card=7".to_owned() }];
+    let error = refusal(c.create(&pod, &config).await)?;
+    let text = error.to_string();
+    for wanted in ["nobody.example/card=7", CDI_DIRS[0], CDI_DIRS[1], "broken.json"] {
+        ensure!(text.contains(wanted), "it does not say {wanted}: {text}");
+    }
+    equal("the code", code::<()>(Err(error))?, Code::InvalidArgument)?;
+    config.cdi_devices = vec![CdiDevice { name: "no name at all".to_owned() }];
+    equal("no name", code(c.create(&pod, &config).await)?, Code::InvalidArgument)?;
+    Ok(std::fs::remove_file(broken)?)
+}
+
+/// The native handler says that it runs no hooks; a program runs them.
+async fn hooks(c: &Context) -> Result<()> {
+    let proof = c.directory()?.join("proof");
+    let script = c.directory()?.join("hook");
+    std::fs::write(&script, format!("#!/bin/sh\nenv > {}\n", proof.display()))?;
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let text = serde_json::json!({
+        "cdiVersion": "0.6.0",
+        "kind": "hook.example/card",
+        "devices": [{ "name": "0", "containerEdits": { "hooks": [{
+            "hookName": "createRuntime", "path": script, "args": ["hook"], "env": ["OF=vendor"],
+        }]}}],
+    });
+    let file = vendor_dir(c, 0)?.join("hook.json");
+    std::fs::write(&file, text.to_string())?;
+    let ask = || {
+        let mut config = c.script("true");
+        config.cdi_devices = vec![CdiDevice { name: "hook.example/card=0".to_owned() }];
+        config
+            .envs
+            .push(cri_proto::v1::KeyValue { key: "LD_PRELOAD".to_owned(), value: "x".into() });
+        config
+    };
+    let pod = c.plain_pod().await?;
+    let error = refusal(c.create(&pod, &ask()).await)?.to_string();
+    ensure!(error.contains("hooks"), "{error}");
+    let pod = c.run_pod_by("runc", c.pod()?).await?;
+    c.output(&pod, &ask()).await?;
+    let seen = std::fs::read_to_string(&proof)?;
+    ensure!(seen.contains("OF=vendor") && !seen.contains("LD_PRELOAD"), "the hook saw {seen}");
+    Ok(std::fs::remove_file(file)?)
+}

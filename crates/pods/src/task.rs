@@ -378,6 +378,11 @@ impl PodTask {
             .collect();
         for id in live {
             self.kill(&id).await;
+            if let Some(slot) = self.containers.get(&id) {
+                // It goes with the last process in it, and not before that has the container
+                // ended; what fails here is tried, and told, once more when it has.
+                let _ = self.inner.remove_cgroup(slot.record.cgroup.clone()).await;
+            }
             let exit = match exits.iter().find(|e| e.container == id) {
                 Some(known) => self.exit_of(&id, &known.exit),
                 None => self.unknown_exit("its monitor died"),

@@ -8,7 +8,7 @@ use cri_proto::v1::{CdiDevice, ContainerConfig, Device};
 
 use crate::case;
 use crate::case::Case;
-use crate::context::{Context, Pod, code, equal, map, refusal};
+use crate::context::{Context, PATIENCE, Pod, code, equal, map, refusal};
 use crate::runtime::CDI_DIRS;
 
 pub(super) const CASES: &[Case] = &[
@@ -191,6 +191,14 @@ async fn hooks(c: &Context) -> Result<()> {
         let file = write(&[hook("createContainer", "FAIL=1")])?;
         let error = refusal(c.run(&pod, &ask()).await)?.to_string();
         ensure!(error.contains("hook") && !error.contains('\n'), "{error}");
+        let mut endless = hook("createContainer", "A=1");
+        (endless["path"], endless["timeout"]) = ("/bin/sleep".into(), 1.into());
+        endless["args"] = serde_json::json!(["sleep", "1000"]);
+        write(&[endless])?;
+        let begun = std::time::Instant::now();
+        let error = refusal(c.run(&pod, &ask()).await)?.to_string();
+        ensure!(begun.elapsed() < PATIENCE, "it took {:?}", begun.elapsed());
+        ensure!(error.contains("hook"), "{error}");
         std::fs::remove_file(file)?;
     }
     Ok(())

@@ -14,7 +14,8 @@ use cri_proto::v1::{
 use crate::case;
 use crate::case::Case;
 use crate::context::{
-    Context, Pod, code, equal, map, namespaces, refusal, resources, security, strings,
+    Context, PATIENCE, Pod, code, equal, map, namespaces, refusal, resources, security, strings,
+    until,
 };
 use crate::runtime::programs;
 
@@ -34,6 +35,7 @@ pub(super) const CASES: &[Case] = &[
     case!("handler.hanging_program_holds_nobody_up", hangs).ours(),
     case!("handler.sees_the_annotations_that_it_may", annotations).ours(),
     case!("handler.outlives_the_daemon", restart).alone().ours(),
+    case!("handler.daemon_dies_while_a_program_hangs", dies_meanwhile).alone().ours(),
     case!("handler.dead_monitor_leaves_nothing", dead_monitor).alone().ours(),
 ];
 
@@ -405,4 +407,26 @@ async fn dead_monitor(c: &Context) -> Result<()> {
     c.remove(&id).await?;
     ensure!(!pod_dir(c, &pod)?.join("program").join(&id).exists(), "what the program knew is left");
     Ok(())
+}
+
+/// The next daemon finds it being started, and learns that it never was.
+async fn dies_meanwhile(c: &Context) -> Result<()> {
+    let pod = pod_of(c, "hangs").await?;
+    let id = c.create(&pod, &c.waiting()).await?;
+    let kill = async {
+        let hangs = || async {
+            let programs = crate::process::all_with_argument("--pid-file")?;
+            Ok((!programs.is_empty()).then_some(()))
+        };
+        until(PATIENCE, "the program", hangs).await?;
+        c.runtime.kill()
+    };
+    let (start, killed) = tokio::join!(c.start(&id), kill);
+    killed?;
+    refusal(start)?;
+    c.runtime.launch().await?;
+    let status = c.exited(&id).await?;
+    ensure!(status.exit_code != 0, "the code is 0");
+    equal("the roots", roots(c, &pod)?, Vec::<String>::new())?;
+    c.remove(&id).await
 }

@@ -13,7 +13,8 @@ use crate::runtime::CDI_DIRS;
 
 pub(super) const CASES: &[Case] = &[
     case!("device.directory_of_devices", directory),
-    case!("device.bad_ones_are_refused", bad),
+    case!("device.bad_ones_are_refused", bad)
+        .differs("1.6 takes paths and permissions that are none"),
     case!("cdi.device_by_field_and_by_annotation", by_field_and_annotation).ours(),
     case!("cdi.what_was_just_written_counts", refresh).ours(),
     case!("cdi.unknown_is_refused_by_name", unknown).ours(),
@@ -31,9 +32,20 @@ fn device(from: &str, to: &str, permissions: &str) -> Device {
 
 async fn directory(c: &Context) -> Result<()> {
     let pod = c.plain_pod().await?;
-    let mut config = c.script("ls /dev/many; cat /dev/many/null | wc -c");
-    config.devices = vec![device("/dev/null", "/dev/many/null", "rw")];
-    equal("the devices", c.output(&pod, &config).await?, "null\n0")
+    let many = c.directory()?;
+    for (name, minor) in [("none", "3"), ("deep/zero", "5")] {
+        let node = many.join(name);
+        std::fs::create_dir_all(node.parent().unwrap_or(&many))?;
+        let made =
+            std::process::Command::new("mknod").arg(&node).args(["c", "1", minor]).status()?;
+        ensure!(made.success(), "no node was made");
+    }
+    std::fs::write(many.join("file"), "no device")?;
+    let script = "find /dev/many -type c | sort; head -c 3 /dev/many/deep/zero | wc -c; wc -c < /dev/many/none";
+    let mut config = c.script(script);
+    config.devices = vec![device(&many.display().to_string(), "/dev/many", "rw")];
+    let wanted = "/dev/many/deep/zero\n/dev/many/none\n3\n0";
+    equal("the devices", c.output(&pod, &config).await?, wanted)
 }
 
 async fn bad(c: &Context) -> Result<()> {

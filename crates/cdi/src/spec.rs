@@ -144,3 +144,28 @@ impl Spec {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// What a vendor writes is read or refused with one line, and never a panic.
+        #[test]
+        fn no_text_panics(text in "(?s).{0,400}", is_json: bool) {
+            if let Err(why) = Spec::parse(&text, is_json) {
+                prop_assert!(!why.is_empty());
+            }
+        }
+
+        #[test]
+        fn no_change_of_a_good_file_panics(at in 0_usize..140, with in "[\\x00-\\x7f]{0,3}", is_json: bool) {
+            let good = r#"{"cdiVersion":"0.6.0","kind":"v.io/card","devices":[{"name":"a","containerEdits":{"env":["A=1"],"deviceNodes":[{"path":"/dev/a"}]}}]}"#;
+            let mut text = good.to_owned();
+            text.replace_range(at.min(good.len())..(at + 1).min(good.len()), &with);
+            let _checked = Spec::parse(&text, is_json);
+        }
+    }
+}

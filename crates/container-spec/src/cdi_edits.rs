@@ -30,8 +30,9 @@ pub(crate) fn apply(spec: &mut Spec, input: &SpecInput<'_>) -> Result<(), SpecEr
         if !net_devices.is_empty() {
             return Err(SpecError::CdiUnsupported { what: "netDevices" });
         }
-        if !hooks.is_empty() && !input.runs_hooks {
-            return Err(SpecError::CdiUnsupported { what: "hooks" });
+        let late = |hook: &Hook| LATE_HOOKS.contains(&hook.hook_name.as_str());
+        if hooks.iter().any(late) && !input.runs_all_hooks {
+            return Err(SpecError::CdiUnsupported { what: "hooks after the container's making" });
         }
         if let Some(process) = spec.process_mut() {
             add_to_process(process, env, additional_gids)?;
@@ -105,6 +106,9 @@ fn add_hook(hooks: &mut Hooks, hook: &Hook) -> Result<(), SpecError> {
     list.push(made);
     check_count("hooks of CDI devices", list.len(), MAX_EDITS)
 }
+
+/// Hooks of moments that the native handler does not have.
+const LATE_HOOKS: [&str; 3] = ["startContainer", "poststart", "poststop"];
 
 /// How long a hook of a vendor may take that does not say so.
 const DEFAULT_HOOK_TIMEOUT_S: i64 = 30;

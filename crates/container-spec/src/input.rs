@@ -52,8 +52,8 @@ pub struct SpecInput<'a> {
     pub devices: &'a dyn HostDevices,
     /// What the devices that the container names ask of it ([`cdi::resolve`]).
     pub cdi: &'a [cdi::Edits],
-    /// Whether the handler runs hooks.
-    pub runs_hooks: bool,
+    /// Whether the handler runs hooks of all moments, and not only those before the start.
+    pub runs_all_hooks: bool,
     /// The limits of a container that asks for none: as [`crate::default_rlimits`], or as
     /// configured.
     pub rlimits: &'a [PosixRlimit],

@@ -77,6 +77,11 @@ pub fn validate_resources(asked: &Asked, version: CgroupVersion) -> Result<(), S
             return Err(SpecError::Range { what, value, low, high });
         }
     }
+    let (memory, both) = (asked.memory_limit_bytes, asked.memory_swap_limit_bytes);
+    if memory > 0 && both > 0 && both < memory {
+        let what = "memory_swap_limit_in_bytes";
+        return Err(SpecError::Range { what, value: both, low: memory, high: i64::MAX });
+    }
     let list = |c: char| c.is_ascii_digit() || matches!(c, ',' | '-');
     check("cpuset_cpus", &asked.cpuset_cpus, list)?;
     check("cpuset_mems", &asked.cpuset_mems, list)?;

@@ -61,11 +61,13 @@ fn hooks_are_for_handlers_that_run_them() {
         }],
         ..Edits::default()
     }];
-    let error = setup.build().unwrap_err().to_string();
-    assert!(error.contains("hooks"), "{error}");
-    setup.runs_hooks = true;
     let hook = &setup.json()["hooks"]["createContainer"][0];
     assert_eq!((&hook["path"], &hook["env"]), (&json!("/usr/bin/card-hook"), &json!(["A=1"])));
+    setup.cdi[0].hooks[0].hook_name = "poststart".to_owned();
+    let error = setup.build().unwrap_err().to_string();
+    assert!(error.contains("hooks"), "{error}");
+    setup.runs_all_hooks = true;
+    assert_eq!(setup.json()["hooks"]["poststart"].as_array().unwrap().len(), 1);
     setup.cdi[0].hooks[0].hook_name = "whenever".to_owned();
     assert!(setup.build().is_err());
 }

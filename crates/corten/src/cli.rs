@@ -99,6 +99,8 @@ pub enum Command {
     Logs(c::logs::Args),
     /// Show containers' use of resources
     Stats(c::stats::Args),
+    /// Change the resources of containers
+    Update(c::update::Args),
     /// Stop running containers
     Stop(c::stop::Args),
     /// Remove containers

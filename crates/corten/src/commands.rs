@@ -24,6 +24,7 @@ pub mod start;
 pub mod stats;
 pub mod stop;
 pub mod stopp;
+pub mod update;
 pub mod update_runtime_config;
 pub mod version;
 
@@ -75,6 +76,7 @@ pub fn dispatch<'a>(
         Command::Exec(args) => Box::pin(exec::run(args, session, output)),
         Command::Logs(args) => Box::pin(logs::run(args, session, output)),
         Command::Stats(args) => Box::pin(stats::run(args, session, output)),
+        Command::Update(args) => Box::pin(update::run(args, session, output)),
         Command::Stop(args) => Box::pin(stop::run(args, session, output)),
         Command::Rm(args) => Box::pin(rm::run(args, session, output)),
     }

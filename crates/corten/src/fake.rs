@@ -362,6 +362,24 @@ impl RuntimeService for Fake {
         Ok(Response::new(StartContainerResponse {}))
     }
 
+    async fn update_container_resources(
+        &self,
+        r: Request<UpdateContainerResourcesRequest>,
+    ) -> Answer<UpdateContainerResourcesResponse> {
+        let request = r.into_inner();
+        let linux = request.linux.unwrap_or_default();
+        let what = format!(
+            "{} {} {} {} {:?}",
+            request.container_id,
+            linux.memory_limit_in_bytes,
+            linux.cpu_shares,
+            linux.cpu_quota,
+            linux.cpuset_cpus
+        );
+        self.note("UpdateContainerResources", &what);
+        Ok(Response::new(UpdateContainerResourcesResponse {}))
+    }
+
     async fn stop_container(
         &self,
         r: Request<StopContainerRequest>,

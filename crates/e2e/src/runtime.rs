@@ -215,17 +215,33 @@ impl Control {
 /// Where the cases' vendors describe their devices.
 pub const CDI_DIRS: [&str; 2] = ["cdi/etc", "cdi/run"];
 
-/// The handlers of the cases: Debian's runc, a program that never ends and one that is not
+/// Debian's runtime programs, as far as they work here, as handlers of the same names.
+#[must_use]
+pub fn programs() -> Vec<(&'static str, &'static str)> {
+    let mut all = vec![("runc", "/usr/sbin/runc")];
+    // Debian's crun refuses machines with both versions of cgroups.
+    let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    if unified && Path::new("/usr/bin/crun").exists() {
+        all.insert(0, ("crun", "/usr/bin/crun"));
+    }
+    all
+}
+
+/// The handlers of the cases: Debian's runtime programs, a program that never ends and one that is not
 /// there; and directories for vendors' devices.
 fn tables(ground: &Ground) -> Result<String> {
     let hangs = ground.path().join("hangs");
     // It does not say what it can do either.
     std::fs::write(&hangs, "#!/bin/sh\n[ \"$1\" = features ] && exit 1\nsleep 1000\n")?;
     std::fs::set_permissions(&hangs, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let programs = programs().into_iter().map(|(name, program)| {
+        format!("[handlers.{name}]\nprogram = {program:?}\nannotations = [\"allowed.*\"]\n\n")
+    });
+    let programs: String = programs.collect();
     let dirs = CDI_DIRS.map(|dir| ground.path().join(dir).display().to_string());
     Ok(format!(
         "\n[containers]\ncdi_spec_dirs = {dirs:?}\n\n\
-         [handlers.runc]\nprogram = \"/usr/sbin/runc\"\nannotations = [\"allowed.*\"]\n\n\
+         {programs}\
          [handlers.hangs]\nprogram = {:?}\ntimeout_s = 1\n\n\
          [handlers.missing]\nprogram = \"/no/such/program\"\n",
         hangs.display().to_string(),

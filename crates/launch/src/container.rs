@@ -10,8 +10,8 @@ use crate::namespaces::{self, Plan};
 use crate::process::Preparation;
 use crate::step::Done;
 use crate::{
-    ChildFailure, ContainerLaunch, Stdio, Step, command, console, devices, limits, mounts, paths,
-    pivot, process, rootfs, spec, stdio, sysctl,
+    ChildFailure, ContainerLaunch, Stdio, Step, command, console, devices, hooks, limits, mounts,
+    paths, pivot, process, rootfs, spec, stdio, sysctl,
 };
 
 /// Sets the container up and executes its command; comes back only with a failure.
@@ -33,6 +33,7 @@ fn set_up(launch: &ContainerLaunch<'_>, token: &ChildToken, voice: &Voice) -> Do
 
     let view = mounts::HostView::take(&spec)?;
     let plan = Plan::of(&spec)?;
+    let node = hooks::Node::keep(&spec)?;
     namespaces::enter(&plan)?;
     let mut sources = mounts::Sources::open_shared(&spec)?;
     namespaces::detach_mounts()?;
@@ -50,6 +51,7 @@ fn set_up(launch: &ContainerLaunch<'_>, token: &ChildToken, voice: &Voice) -> Do
     let proc = sysctl::fresh_proc()?;
     sysctl::set_of_container(&spec, &plan, &proc)?;
     stdio::use_containers_null(nulls, &root, &proc)?;
+    hooks::run(&spec, node, &launch_name(launch), &launch.bundle)?;
     pivot::enter(&root)?;
     // Not before: the kernel moves no root that is shared.
     rootfs::finish(&spec, &root)?;
@@ -78,10 +80,9 @@ pub(crate) fn unsupported(what: &str) -> ChildFailure {
 
 /// Refuses what would otherwise be ignored.
 pub(crate) fn check_supported(spec: &Spec) -> Done {
-    let hooks = spec.hooks().as_ref().is_some_and(has_hooks);
+    hooks::check(spec)?;
     let linux = spec.linux().as_ref();
     let asked = |is: bool, what: &'static str| if is { Err(unsupported(what)) } else { Ok(()) };
-    asked(hooks, "a hook")?;
     let Some(linux) = linux else { return Ok(()) };
     asked(linux.uid_mappings().as_ref().is_some_and(|m| !m.is_empty()), "a user id mapping")?;
     asked(linux.gid_mappings().as_ref().is_some_and(|m| !m.is_empty()), "a group id mapping")?;
@@ -91,16 +92,4 @@ pub(crate) fn check_supported(spec: &Spec) -> Done {
     asked(linux.time_offsets().as_ref().is_some_and(|t| !t.is_empty()), "linux.timeOffsets")?;
     asked(linux.net_devices().as_ref().is_some_and(|n| !n.is_empty()), "linux.netDevices")?;
     asked(linux.mount_label().as_ref().is_some_and(|l| !l.is_empty()), "linux.mountLabel")
-}
-
-fn has_hooks(hooks: &oci_spec::runtime::Hooks) -> bool {
-    let lists = [
-        hooks.prestart(),
-        hooks.create_runtime(),
-        hooks.create_container(),
-        hooks.start_container(),
-        hooks.poststart(),
-        hooks.poststop(),
-    ];
-    lists.into_iter().flatten().any(|list| !list.is_empty())
 }

@@ -28,6 +28,8 @@ pub enum Step {
     Sysctl,
     /// Setting the host or domain name.
     Hostname,
+    /// Running a hook.
+    Hook,
     /// Changing to the new root.
     Pivot,
     /// Making the terminal.

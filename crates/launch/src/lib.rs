@@ -24,6 +24,7 @@ mod devices;
 mod error;
 mod exec;
 mod filesystem;
+mod hooks;
 mod launching;
 mod limits;
 mod mount_options;

@@ -223,7 +223,7 @@ pub(crate) async fn build(
             apparmor: AppArmorInput { runtime_default: None, unset: &Profile::Unconfined },
             devices: &NodeDevices,
             cdi: &cdi_edits(&inner, &config)?,
-            runs_hooks: handler.is_some(),
+            runs_all_hooks: handler.is_some(),
             rlimits: &inner.options.rlimits,
             annotations: &annotations,
         })
@@ -257,8 +257,16 @@ pub(crate) fn rewrite_resources(
         process.set_oom_score_adj(i32::try_from(resources.oom_score_adj).ok());
     }
     let failed = |source| Error::File { what: "write", path: path.to_owned(), source };
-    let text = serde_json::to_vec(&spec).map_err(|e| failed(e.into()))?;
-    let aside = path.with_extension("json.new");
+    replace(path, &serde_json::to_vec(&spec).map_err(|e| failed(e.into()))?)?;
+    // Commands are made of the process.
+    let process = serde_json::to_vec(spec.process()).map_err(|e| failed(e.into()))?;
+    replace(&path.with_file_name(PROCESS_FILE), &process)
+}
+
+/// Writes a file anew, whole or not at all.
+fn replace(path: &Path, text: &[u8]) -> Result<()> {
+    let failed = |source| Error::File { what: "write", path: path.to_owned(), source };
+    let aside = path.with_extension("new");
     std::fs::write(&aside, text).and_then(|()| std::fs::rename(&aside, path)).map_err(failed)
 }
 

@@ -125,9 +125,11 @@ fn apply(
     }
     check_use(&group, asked)?;
     let mut change = Resources::from(asked);
-    if change.memory_swap_limit.is_some() && change.memory_limit.is_none() {
-        // On v2 the two are counted apart: the one is told from both.
-        change.memory_limit = Resources::from(new).memory_limit;
+    if change.memory_swap_limit.is_some() || change.memory_limit.is_some() {
+        // On v2 swap is counted apart: what is left for it follows from both.
+        let both = Resources::from(new);
+        (change.memory_limit, change.memory_swap_limit) =
+            (both.memory_limit, both.memory_swap_limit);
     }
     match group.update(&change) {
         Ok(skipped) => {

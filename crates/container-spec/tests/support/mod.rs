@@ -34,7 +34,7 @@ pub struct Setup {
     pub shm: Option<&'static Path>,
     pub annotations: BTreeMap<String, String>,
     pub cdi: Vec<cdi::Edits>,
-    pub runs_hooks: bool,
+    pub runs_all_hooks: bool,
 }
 
 pub const ALL_CAPABILITIES: [&str; 41] = [
@@ -105,7 +105,7 @@ impl Setup {
             shm: Some(Path::new("/run/corten/s/shm")),
             annotations: BTreeMap::new(),
             cdi: Vec::new(),
-            runs_hooks: false,
+            runs_all_hooks: false,
         }
     }
 
@@ -147,7 +147,7 @@ impl Setup {
             },
             devices: &FakeNode,
             cdi: &self.cdi,
-            runs_hooks: self.runs_hooks,
+            runs_all_hooks: self.runs_all_hooks,
             rlimits: &container_spec::default_rlimits(),
             annotations: &self.annotations,
         })

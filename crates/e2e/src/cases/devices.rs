@@ -8,16 +8,18 @@ use cri_proto::v1::{CdiDevice, ContainerConfig, Device};
 
 use crate::case;
 use crate::case::Case;
-use crate::context::{Context, Pod, code, equal, map, refusal};
+use crate::context::{Context, PATIENCE, Pod, code, equal, map, refusal};
 use crate::runtime::CDI_DIRS;
 
 pub(super) const CASES: &[Case] = &[
     case!("device.directory_of_devices", directory),
-    case!("device.bad_ones_are_refused", bad),
+    case!("device.bad_ones_are_refused", bad)
+        .differs("1.6 takes paths and permissions that are none"),
     case!("cdi.device_by_field_and_by_annotation", by_field_and_annotation).ours(),
     case!("cdi.what_was_just_written_counts", refresh).ours(),
     case!("cdi.unknown_is_refused_by_name", unknown).ours(),
-    case!("cdi.hooks_are_the_programs", hooks).ours(),
+    case!("cdi.hooks_run_before_the_container", hooks).alone().ours(),
+    case!("cdi.late_hooks_are_for_programs", late_hooks).ours(),
 ];
 
 fn device(from: &str, to: &str, permissions: &str) -> Device {
@@ -30,9 +32,20 @@ fn device(from: &str, to: &str, permissions: &str) -> Device {
 
 async fn directory(c: &Context) -> Result<()> {
     let pod = c.plain_pod().await?;
-    let mut config = c.script("ls /dev/many; cat /dev/many/null | wc -c");
-    config.devices = vec![device("/dev/null", "/dev/many/null", "rw")];
-    equal("the devices", c.output(&pod, &config).await?, "null\n0")
+    let many = c.directory()?;
+    for (name, minor) in [("none", "3"), ("deep/zero", "5")] {
+        let node = many.join(name);
+        std::fs::create_dir_all(node.parent().unwrap_or(&many))?;
+        let made =
+            std::process::Command::new("mknod").arg(&node).args(["c", "1", minor]).status()?;
+        ensure!(made.success(), "no node was made");
+    }
+    std::fs::write(many.join("file"), "no device")?;
+    let script = "find /dev/many -type c | sort; head -c 3 /dev/many/deep/zero | wc -c; wc -c < /dev/many/none";
+    let mut config = c.script(script);
+    config.devices = vec![device(&many.display().to_string(), "/dev/many", "rw")];
+    let wanted = "/dev/many/deep/zero\n/dev/many/none\n3\n0";
+    equal("the devices", c.output(&pod, &config).await?, wanted)
 }
 
 async fn bad(c: &Context) -> Result<()> {
@@ -135,35 +148,91 @@ async fn unknown(c: &Context) -> Result<()> {
     Ok(std::fs::remove_file(broken)?)
 }
 
-/// The native handler says that it runs no hooks; a program runs them.
+/// Vendors' programs run before the container does, whoever makes it; they see nothing of its
+/// environment, and what they say of a failure is told.
 async fn hooks(c: &Context) -> Result<()> {
-    let proof = c.directory()?.join("proof");
-    let script = c.directory()?.join("hook");
-    std::fs::write(&script, format!("#!/bin/sh\nenv > {}\n", proof.display()))?;
-    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    for handler in ["corten", "runc"] {
+        let dir = c.directory()?;
+        let script = dir.join("hook");
+        let text = "#!/bin/sh\ncat > $OUT.state\n\
+            b=$(sed 's/.*\"bundle\":\"\\([^\"]*\\)\".*/\\1/' $OUT.state)\nenv > $OUT.env\nreadlink /proc/self/ns/mnt > $OUT.ns\n\
+            [ \"$FAIL\" = 1 ] && echo no card >&2 && exit 3\n\
+            [ \"$WRITE\" = 1 ] && echo card > $b/rootfs/from-hook\ntrue\n";
+        std::fs::write(&script, text)?;
+        std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        let hook = |when: &str, more: &str| {
+            let out = dir.join(when).display().to_string();
+            serde_json::json!({ "hookName": when, "path": script, "args": ["hook"],
+                "env": [format!("OUT={out}"), "PATH=/bin:/usr/bin".to_owned(), more.to_owned()] })
+        };
+        let write = |hooks: &[serde_json::Value]| -> Result<PathBuf> {
+            let file = vendor_dir(c, 0)?.join("hook.json");
+            let device = serde_json::json!({ "name": "0", "containerEdits": { "hooks": hooks } });
+            let text = serde_json::json!({
+                "cdiVersion": "0.6.0", "kind": "hook.example/card", "devices": [device],
+            });
+            std::fs::write(&file, text.to_string())?;
+            Ok(file)
+        };
+        let pod = c.run_pod_by(handler, c.pod()?).await?;
+        let ask = || {
+            let mut config = c.script("cat /from-hook; readlink /proc/self/ns/mnt");
+            config.cdi_devices = vec![CdiDevice { name: "hook.example/card=0".to_owned() }];
+            let (key, value) = ("LD_PRELOAD".to_owned(), "/x".into());
+            config.envs.push(cri_proto::v1::KeyValue { key, value });
+            config
+        };
+        write(&[hook("createRuntime", "A=1"), hook("createContainer", "WRITE=1")])?;
+        let text = c.output(&pod, &ask()).await?;
+        let (from_hook, own) = text.split_once('\n').unwrap_or_default();
+        equal("what the hook wrote", from_hook, "card")?;
+        let read = |name: &str| std::fs::read_to_string(dir.join(name));
+        for when in ["createRuntime", "createContainer"] {
+            let env = read(&format!("{when}.env"))?;
+            ensure!(env.contains("OUT=") && !env.contains("LD_PRELOAD"), "{when} saw {env}");
+            let state: serde_json::Value = serde_json::from_str(&read(&format!("{when}.state"))?)?;
+            // Within its PID namespace it may be the first.
+            let lowest = if when == "createRuntime" { 2 } else { 1 };
+            let pid = state["pid"].as_i64().unwrap_or_default();
+            ensure!(pid >= lowest, "{when} read {state}");
+            ensure!(state["bundle"].as_str().is_some_and(|b| b.contains(&pod.id)), "{state}");
+        }
+        let node = std::fs::read_link("/proc/self/ns/mnt")?.display().to_string();
+        equal("where the runtime's hook ran", read("createRuntime.ns")?.trim(), node)?;
+        equal("where the container's hook ran", read("createContainer.ns")?.trim(), own)?;
+        let file = write(&[hook("createContainer", "FAIL=1")])?;
+        let error = refusal(c.run(&pod, &ask()).await)?.to_string();
+        ensure!(error.contains("hook") && !error.contains('\n'), "{error}");
+        let mut endless = hook("createContainer", "A=1");
+        (endless["path"], endless["timeout"]) = ("/bin/sleep".into(), 1.into());
+        endless["args"] = serde_json::json!(["sleep", "1000"]);
+        write(&[endless])?;
+        let begun = std::time::Instant::now();
+        let error = refusal(c.run(&pod, &ask()).await)?.to_string();
+        ensure!(begun.elapsed() < PATIENCE, "it took {:?}", begun.elapsed());
+        ensure!(error.contains("hook"), "{error}");
+        std::fs::remove_file(file)?;
+    }
+    Ok(())
+}
+
+async fn late_hooks(c: &Context) -> Result<()> {
     let text = serde_json::json!({
         "cdiVersion": "0.6.0",
-        "kind": "hook.example/card",
-        "devices": [{ "name": "0", "containerEdits": { "hooks": [{
-            "hookName": "createRuntime", "path": script, "args": ["hook"], "env": ["OF=vendor"],
-        }]}}],
+        "kind": "late.example/card",
+        "devices": [{ "name": "0", "containerEdits": {
+            "hooks": [{ "hookName": "poststop", "path": "/bin/true" }],
+        }}],
     });
-    let file = vendor_dir(c, 0)?.join("hook.json");
+    let file = vendor_dir(c, 0)?.join("late.json");
     std::fs::write(&file, text.to_string())?;
-    let ask = || {
-        let mut config = c.script("true");
-        config.cdi_devices = vec![CdiDevice { name: "hook.example/card=0".to_owned() }];
-        config
-            .envs
-            .push(cri_proto::v1::KeyValue { key: "LD_PRELOAD".to_owned(), value: "x".into() });
-        config
-    };
+    let mut config = c.script("true");
+    config.cdi_devices = vec![CdiDevice { name: "late.example/card=0".to_owned() }];
     let pod = c.plain_pod().await?;
-    let error = refusal(c.create(&pod, &ask()).await)?.to_string();
-    ensure!(error.contains("hooks"), "{error}");
+    let error = refusal(c.create(&pod, &config).await)?;
+    ensure!(error.to_string().contains("hooks"), "{error}");
+    equal("the code", code::<()>(Err(error))?, Code::InvalidArgument)?;
     let pod = c.run_pod_by("runc", c.pod()?).await?;
-    c.output(&pod, &ask()).await?;
-    let seen = std::fs::read_to_string(&proof)?;
-    ensure!(seen.contains("OF=vendor") && !seen.contains("LD_PRELOAD"), "the hook saw {seen}");
+    c.output(&pod, &config).await?;
     Ok(std::fs::remove_file(file)?)
 }

@@ -474,7 +474,10 @@ async fn unified(c: &Context) -> Result<()> {
 async fn bad_resources(c: &Context) -> Result<()> {
     let pod = c.plain_pod().await?;
     type Break = fn(&mut LinuxContainerResources);
-    let breaks: [(&str, Break); 9] = [
+    let breaks: [(&str, Break); 10] = [
+        ("less with swap than without", |r| {
+            (r.memory_limit_in_bytes, r.memory_swap_limit_in_bytes) = (64 << 20, 32 << 20);
+        }),
         ("a period", |r| r.cpu_period = -1),
         ("a quota", |r| r.cpu_quota = -2),
         ("shares", |r| r.cpu_shares = -1),

@@ -14,8 +14,10 @@ use cri_proto::v1::{
 use crate::case;
 use crate::case::Case;
 use crate::context::{
-    Context, Pod, code, equal, map, namespaces, refusal, resources, security, strings,
+    Context, PATIENCE, Pod, code, equal, map, namespaces, refusal, resources, security, strings,
+    until,
 };
+use crate::runtime::programs;
 
 pub(super) const CASES: &[Case] = &[
     case!("handler.status_lists_them", listed).ours(),
@@ -27,11 +29,13 @@ pub(super) const CASES: &[Case] = &[
     case!("handler.failure_says_why", failure).ours(),
     case!("handler.terminal", terminal).ours(),
     case!("handler.pid_namespace_of_the_pod", shared_pid).ours(),
+    case!("handler.privileged", privileged).ours(),
     case!("handler.exec", exec).ours(),
     case!("handler.stop_signal_and_kill", stop).ours(),
     case!("handler.hanging_program_holds_nobody_up", hangs).ours(),
     case!("handler.sees_the_annotations_that_it_may", annotations).ours(),
     case!("handler.outlives_the_daemon", restart).alone().ours(),
+    case!("handler.daemon_dies_while_a_program_hangs", dies_meanwhile).alone().ours(),
     case!("handler.dead_monitor_leaves_nothing", dead_monitor).alone().ours(),
 ];
 
@@ -53,16 +57,22 @@ fn pod_dir(c: &Context, pod: &Pod) -> Result<PathBuf> {
 async fn listed(c: &Context) -> Result<()> {
     let answer = c.runtime.pods.status(StatusRequest { verbose: false }).await?;
     let names: Vec<&str> = answer.runtime_handlers.iter().map(|h| h.name.as_str()).collect();
-    equal("the handlers", names, ["", "corten", "hangs", "missing", "runc"])?;
+    let mut wanted = vec!["hangs", "missing"];
+    wanted.extend(programs().iter().map(|(name, _)| *name));
+    wanted.sort_unstable();
+    equal("the handlers", names, [vec!["", "corten"], wanted].concat())?;
     for handler in &answer.runtime_handlers {
         let features = handler.features.with_context(|| format!("{} has none", handler.name))?;
-        // Neither Debian's runc, which is too old to say, nor the other two can do it.
         let native = handler.name.is_empty() || handler.name == "corten";
         ensure!(native || !features.user_namespaces, "{} maps users", handler.name);
-        let asked = std::process::Command::new("/usr/sbin/runc").arg("features").output()?;
-        let can = String::from_utf8_lossy(&asked.stdout).contains("\"rro\"");
-        if handler.name == "runc" {
-            equal("recursive read-only of runc", features.recursive_read_only_mounts, can)?;
+        if let Some((name, program)) = programs().iter().find(|(name, _)| *name == handler.name) {
+            let said = std::process::Command::new(program).arg("features").output()?.stdout;
+            let can = String::from_utf8_lossy(&said).contains("\"rro\"");
+            equal(
+                &format!("recursive read-only of {name}"),
+                features.recursive_read_only_mounts,
+                can,
+            )?;
         }
     }
     Ok(())
@@ -116,7 +126,14 @@ async fn life(c: &Context) -> Result<()> {
 }
 
 async fn output(c: &Context) -> Result<()> {
-    let pod = pod_of(c, "runc").await?;
+    for (name, _) in programs() {
+        output_by(c, name).await.with_context(|| name.to_owned())?;
+    }
+    Ok(())
+}
+
+async fn output_by(c: &Context, handler: &str) -> Result<()> {
+    let pod = pod_of(c, handler).await?;
     let config = c.script("echo out; echo err >&2; exit 42");
     let id = c.run(&pod, &config).await?;
     let status = c.exited(&id).await?;
@@ -173,7 +190,8 @@ async fn same(c: &Context) -> Result<()> {
     let directory = c.directory()?;
     std::fs::write(directory.join("file"), "content\n")?;
     let mut found = Vec::new();
-    for handler in ["", "runc"] {
+    let names = programs().into_iter().map(|(name, _)| name);
+    for handler in ["corten"].into_iter().chain(names) {
         let mut config = c.pod()?;
         config.hostname = "same-name".to_owned();
         let pod = c.run_pod_by(handler, config).await?;
@@ -182,14 +200,24 @@ async fn same(c: &Context) -> Result<()> {
         let same = |line: &&str| !line.contains(":[") && !line.starts_with("/sys/fs/cgroup");
         found.push(text.lines().filter(same).map(str::to_owned).collect::<Vec<_>>());
     }
-    for (native, program) in found[0].iter().zip(&found[1]) {
-        equal("what it got", program, native)?;
+    for other in &found[1..] {
+        for (native, program) in found[0].iter().zip(other) {
+            equal("what it got", program, native)?;
+        }
+        equal("the number of lines", other.len(), found[0].len())?;
     }
-    equal("the number of lines", found[1].len(), found[0].len())
+    Ok(())
 }
 
 async fn failure(c: &Context) -> Result<()> {
-    let pod = pod_of(c, "runc").await?;
+    for (name, _) in programs() {
+        failure_by(c, name).await.with_context(|| name.to_owned())?;
+    }
+    Ok(())
+}
+
+async fn failure_by(c: &Context, handler: &str) -> Result<()> {
+    let pod = pod_of(c, handler).await?;
     let id = c.create(&pod, &c.command(&["/no/such/program"])).await?;
     let error = refusal(c.start(&id).await)?.to_string();
     ensure!(error.contains("/no/such/program") && !error.contains('\n'), "{error}");
@@ -202,7 +230,14 @@ async fn failure(c: &Context) -> Result<()> {
 }
 
 async fn terminal(c: &Context) -> Result<()> {
-    let pod = pod_of(c, "runc").await?;
+    for (name, _) in programs() {
+        terminal_by(c, name).await.with_context(|| name.to_owned())?;
+    }
+    Ok(())
+}
+
+async fn terminal_by(c: &Context, handler: &str) -> Result<()> {
+    let pod = pod_of(c, handler).await?;
     let mut config = c.script("tty; echo error >&2");
     config.tty = true;
     let id = c.run(&pod, &config).await?;
@@ -229,12 +264,43 @@ async fn shared_pid(c: &Context) -> Result<()> {
     equal("the namespace", space(first.clone()).await?, space(second.clone()).await?)?;
     let first_process = c.sh(&second, "cat /proc/1/comm").await?;
     equal("its first process", first_process, "corten-reaper")?;
+    let mut debug = c.waiting();
+    let options = security(&mut debug)?.namespace_options.as_mut().context("no namespaces")?;
+    options.pid = NamespaceMode::Target.into();
+    options.target_id.clone_from(&second);
+    let debug = c.run(&pod, &debug).await?;
+    equal("the target's namespace", space(debug).await?, space(second.clone()).await?)?;
     c.stop(&first, 10).await?;
     equal("the other", c.sh(&second, "echo alive").await?, "alive")
 }
 
+async fn privileged(c: &Context) -> Result<()> {
+    let mut found = Vec::new();
+    for handler in ["corten", "runc"] {
+        let mut config = c.pod()?;
+        if let Some(own) = config.linux.as_mut().and_then(|l| l.security_context.as_mut()) {
+            own.privileged = true;
+        }
+        let pod = c.run_pod_by(handler, config).await?;
+        let script = "grep -E 'Cap(Eff|Bnd)|Seccomp:' /proc/self/status; ls /dev | sort | grep -v console; \
+            mkdir /m && mount -t tmpfs t /m && echo mounted; grep ' /sys ' /proc/self/mountinfo | grep -c ' rw,'";
+        let mut config = c.script(script);
+        security(&mut config)?.privileged = true;
+        found.push(c.output(&pod, &config).await?);
+    }
+    ensure!(found[0].contains("mounted"), "not privileged: {}", found[0]);
+    equal("what runc gives", &found[1], &found[0])
+}
+
 async fn exec(c: &Context) -> Result<()> {
-    let pod = pod_of(c, "runc").await?;
+    for (name, _) in programs() {
+        exec_by(c, name).await.with_context(|| name.to_owned())?;
+    }
+    Ok(())
+}
+
+async fn exec_by(c: &Context, handler: &str) -> Result<()> {
+    let pod = pod_of(c, handler).await?;
     let id = c.run(&pod, &c.waiting()).await?;
     let answer = c.exec_for(&id, &["sh", "-c", "echo out; echo err >&2; exit 7"], 20).await?;
     equal("the code", answer.exit_code, 7)?;
@@ -256,7 +322,14 @@ async fn exec(c: &Context) -> Result<()> {
 }
 
 async fn stop(c: &Context) -> Result<()> {
-    let pod = pod_of(c, "runc").await?;
+    for (name, _) in programs() {
+        stop_by(c, name).await.with_context(|| name.to_owned())?;
+    }
+    Ok(())
+}
+
+async fn stop_by(c: &Context, handler: &str) -> Result<()> {
+    let pod = pod_of(c, handler).await?;
     let mut config = c.script("trap 'exit 9' USR1; tail -f /dev/null & wait");
     config.stop_signal = cri_proto::v1::Signal::Sigusr1.into();
     let id = c.run(&pod, &config).await?;
@@ -334,4 +407,26 @@ async fn dead_monitor(c: &Context) -> Result<()> {
     c.remove(&id).await?;
     ensure!(!pod_dir(c, &pod)?.join("program").join(&id).exists(), "what the program knew is left");
     Ok(())
+}
+
+/// The next daemon finds it being started, and learns that it never was.
+async fn dies_meanwhile(c: &Context) -> Result<()> {
+    let pod = pod_of(c, "hangs").await?;
+    let id = c.create(&pod, &c.waiting()).await?;
+    let kill = async {
+        let hangs = || async {
+            let programs = crate::process::all_with_argument("--pid-file")?;
+            Ok((!programs.is_empty()).then_some(()))
+        };
+        until(PATIENCE, "the program", hangs).await?;
+        c.runtime.kill()
+    };
+    let (start, killed) = tokio::join!(c.start(&id), kill);
+    killed?;
+    refusal(start)?;
+    c.runtime.launch().await?;
+    let status = c.exited(&id).await?;
+    ensure!(status.exit_code != 0, "the code is 0");
+    equal("the roots", roots(c, &pod)?, Vec::<String>::new())?;
+    c.remove(&id).await
 }

@@ -15,7 +15,8 @@ pub(super) const CASES: &[Case] = &[
     case!("update.of_a_created_one_counts_at_its_start", created),
     case!("update.refused_changes_nothing", transactional).ours(),
     case!("update.limit_below_use_is_refused", below_use).ours(),
-    case!("update.of_ended_and_unknown_ones_is_refused", ended).differs(super::pods::NOT_FOUND),
+    case!("update.of_ended_and_unknown_ones_is_refused", ended)
+        .differs("1.6 keeps new limits of what has ended"),
     case!("update.survives_the_daemon", survives).alone().ours(),
     case!("update.of_a_programs_container", by_program).ours(),
 ];
@@ -98,6 +99,13 @@ async fn status(c: &Context) -> Result<()> {
     let told = c.status(&id).await?.resources.and_then(|all| all.linux).context("no resources")?;
     equal("the shares", told.cpu_shares, 1024)?;
     equal("the memory stays", told.memory_limit_in_bytes, 64 << 20)?;
+    // Both together stay, also where the kernel counts them apart.
+    let change = LinuxContainerResources { memory_limit_in_bytes: 96 << 20, ..Default::default() };
+    update(c, &id, change).await?;
+    match group_value("memory", &id, "memory.memsw.limit_in_bytes") {
+        Ok(both) => equal("both", both, (128 << 20).to_string())?,
+        Err(_) => equal("swap", group_value("", &id, "memory.swap.max")?, (32 << 20).to_string())?,
+    }
     equal("memory and swap", told.memory_swap_limit_in_bytes, 128 << 20)
 }
 

@@ -90,7 +90,11 @@ fn specs_that_cannot_be_done_say_why() {
         ("/mounts/3/type", json!("nosuchfs"), "failed to mount nosuchfs on /dev/shm"),
         ("/mounts/3/destination", json!("/"), "/ is no place for a mount"),
         ("/mounts/3/options/0", json!("idmap"), "the mount option idmap is not supported"),
-        ("/hooks", json!({"poststop": [{"path": "/x"}]}), "a hook is not supported"),
+        (
+            "/hooks",
+            json!({"poststop": [{"path": "/x"}]}),
+            "a hook other than createRuntime and createContainer is not supported",
+        ),
         (
             "/linux/devices",
             json!([{"path": "/dev/x", "type": "c", "major": -1, "minor": 1}]),

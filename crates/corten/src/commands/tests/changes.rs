@@ -225,3 +225,17 @@ async fn a_runtime_that_is_away_is_named() {
          and is this its endpoint?",
     );
 }
+
+#[tokio::test]
+async fn resources_are_changed() {
+    let served = Served::start();
+    let args =
+        ["update", "--memory", "1024", "--cpu-quota", "-1", "--cpuset-cpus", "0-1", "a", "b"];
+    assert_eq!(served.run(&args).await.clean(), "a\nb\n");
+    let mut calls = served.calls();
+    calls.sort();
+    let wanted = ["a", "b"].map(|id| format!("UpdateContainerResources {id} 1024 0 -1 \"0-1\""));
+    assert_eq!(calls, wanted);
+    assert_eq!(served.run(&["update", "a"]).await.error(), "nothing is to be changed");
+    assert!(served.calls().is_empty());
+}

@@ -212,6 +212,7 @@ impl PodTask {
             }
             Err(error) => {
                 let message = telemetry::chain(&error);
+                self.unmount_root(id).await;
                 let exit = Exit::start_error(&message, now);
                 self.change_container(id, |r| {
                     r.state = ContainerState::Exited(exit);
@@ -223,7 +224,6 @@ impl PodTask {
                 {
                     warn!(error = %telemetry::chain(&undo), "the cgroup of a container that did not start remains");
                 }
-                self.unmount_root(id).await;
                 Err(error)
             }
         }
@@ -299,6 +299,10 @@ impl PodTask {
 
     /// Takes the root off that a program has run.
     pub(crate) async fn unmount_root(&self, id: &ContainerId) {
+        let name = &self.record.config.runtime_handler;
+        if name.is_empty() || name == crate::DEFAULT_HANDLER {
+            return; // it was in the container's own mount namespace
+        }
         let (files, own) = (self.files.clone(), id.clone());
         if let Err(error) = blocking(move || files.unmount_root(&own)).await {
             warn!(container = %id, error = %telemetry::chain(&error), "its root stays mounted for now");

@@ -334,6 +334,8 @@ impl PodTask {
 
     /// Takes note that a container ended.
     async fn exited(&mut self, id: &ContainerId, exit: Exit) {
+        // What is told to have ended has no root any more.
+        self.unmount_root(id).await;
         let Some(slot) = self.containers.get_mut(id) else { return };
         if !matches!(slot.record.state, ContainerState::Exited(_)) {
             info!(container = %id, code = exit.code, reason = %exit.reason, "exited");
@@ -346,7 +348,6 @@ impl PodTask {
             if let Err(error) = self.inner.remove_cgroup(record.cgroup.clone()).await {
                 warn!(container = %id, error = %telemetry::chain(&error), "its cgroup remains for now");
             }
-            self.unmount_root(id).await;
         }
         let Some(ending) = self.containers.get_mut(id).and_then(|s| s.ending.take()) else {
             return;

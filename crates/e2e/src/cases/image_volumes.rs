@@ -21,6 +21,7 @@ pub(super) const CASES: &[Case] = &[
     case!("image_volume.failures_have_the_kubelets_word", failures).ours(),
     case!("image_volume.status_tells_the_image", status).ours(),
     case!("image_volume.image_may_go_meanwhile", removed_meanwhile).ours(),
+    case!("image_volume.by_a_handlers_program", by_program).ours(),
     case!("image_volume.in_a_user_namespace", mapped).ours(),
     case!("image_volume.a_new_daemon_goes_on", restart).ours().alone(),
 ];
@@ -178,6 +179,18 @@ async fn removed_meanwhile(c: &Context) -> Result<()> {
     equal("the file", c.sh(&id, "cat /v/only/in/this").await?, "still here")?;
     // The image is gone for the next one.
     refusal(c.create(&pod, &with(c.waiting(), vec![volume(name, "/v")])).await)?;
+    c.clean_up().await
+}
+
+async fn by_program(c: &Context) -> Result<()> {
+    c.pull(LAYERED).await?;
+    let pod = c.run_pod_by("runc", c.pod()?).await?;
+    let part = Mount { image_sub_path: "data/opaque".to_owned(), ..volume(LAYERED, "/part") };
+    let config = with(
+        c.script("cat /v/data/kept; ls /part; touch /v/x /part/x 2>/dev/null || echo end"),
+        vec![volume(LAYERED, "/v"), part],
+    );
+    equal("the content", c.output(&pod, &config).await?, "lowernew\nend")?;
     c.clean_up().await
 }
 

@@ -31,6 +31,7 @@ pub(super) const CASES: &[Case] = &[
     case!("userns.node_mode_is_the_nodes", node_mode).ours(),
     case!("userns.wrong_mappings_are_refused", wrong_mappings).ours(),
     case!("userns.container_must_have_its_pods", other_namespace).ours(),
+    case!("userns.handlers_that_cannot_map_refuse", handlers).ours(),
     case!("userns.status_tells_them", status).ours(),
     case!("userns.a_new_daemon_goes_on", restart).ours().alone(),
     case!("userns.cgroup_is_the_pods", cgroup).ours(),
@@ -350,6 +351,25 @@ async fn other_namespace(c: &Context) -> Result<()> {
     for config in [c.waiting(), with(c.waiting(), &other)?] {
         equal("the code", code(c.create(&pod, &config).await)?, Code::InvalidArgument)?;
     }
+    c.clean_up().await
+}
+
+/// Debian's runc maps no mounts, and would pass over what it does not know.
+async fn handlers(c: &Context) -> Result<()> {
+    let result = c.run_pod_by("runc", pod_of(c, &option(usual()))?).await;
+    let error = refusal(result)?.to_string();
+    ensure!(error.contains("\"runc\" does not support user namespaces"), "{error}");
+    let pod = c.run_pod_by("runc", c.pod()?).await?;
+    let ids = range(FIRST, 0, LENGTH);
+    let mut config = c.waiting();
+    config.mounts = vec![Mount {
+        host_path: c.directory()?.display().to_string(),
+        container_path: "/mapped".to_owned(),
+        uid_mappings: ids.clone(),
+        gid_mappings: ids,
+        ..Mount::default()
+    }];
+    equal("the code", code(c.create(&pod, &config).await)?, Code::InvalidArgument)?;
     c.clean_up().await
 }
 

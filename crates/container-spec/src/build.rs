@@ -59,6 +59,7 @@ pub fn build(input: &SpecInput<'_>) -> Result<BuiltSpec, SpecError> {
         return Err(SpecError::PrivilegedInUnprivilegedSandbox);
     }
     check_line("name of the container", &input.container.metadata.name)?;
+    check_user_namespace(input)?;
     let granted = Granted::of(&input.container.security, input.host_capabilities)?;
     let Mounts { mounts, volumes, root_propagation } = mounts(input)?;
     let mut spec = Spec::default();
@@ -73,6 +74,24 @@ pub fn build(input: &SpecInput<'_>) -> Result<BuiltSpec, SpecError> {
     label(&mut spec, input)?;
     cdi_edits::apply(&mut spec, input)?;
     Ok(BuiltSpec { spec, volumes })
+}
+
+/// All containers of a pod are in its user namespace, and who they run as must be in it too.
+fn check_user_namespace(input: &SpecInput<'_>) -> Result<(), SpecError> {
+    let asked = &input.sandbox.security.namespaces.user;
+    if input.container.security.namespaces.user != *asked {
+        return Err(SpecError::OtherUserNamespace);
+    }
+    let Some(namespace) = asked else { return Ok(()) };
+    let user = input.user;
+    if namespace.host_uid(user.uid).is_none() {
+        return Err(SpecError::NotInUserNamespace { what: "user", id: user.uid });
+    }
+    let mut gids = [&user.gid].into_iter().chain(&user.additional_gids);
+    match gids.find(|gid| namespace.host_gid(**gid).is_none()) {
+        Some(gid) => Err(SpecError::NotInUserNamespace { what: "group", id: *gid }),
+        None => Ok(()),
+    }
 }
 
 fn root(input: &SpecInput<'_>) -> Root {
@@ -187,6 +206,7 @@ fn namespaces(input: &SpecInput<'_>) -> Vec<LinuxNamespace> {
         (LinuxNamespaceType::Network, input.namespaces.network),
         (LinuxNamespaceType::Ipc, input.namespaces.ipc),
         (LinuxNamespaceType::Uts, input.namespaces.uts),
+        (LinuxNamespaceType::User, input.namespaces.user),
     ] {
         all.extend(path.map(|path| namespace(typ, Some(path))));
     }

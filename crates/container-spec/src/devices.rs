@@ -132,7 +132,7 @@ pub(crate) fn devices(input: &SpecInput<'_>) -> Result<Devices, SpecError> {
     if input.container.security.privileged {
         let all = input.devices.all();
         let all = all.map_err(|source| SpecError::HostDevices { path: "/dev".into(), source })?;
-        devices.nodes.extend(all.iter().map(|node| to_spec(node, node.path.clone())));
+        devices.nodes.extend(all.iter().map(|node| of_the_node(input, node)));
         devices.rules.push(rule(true, Some(LinuxDeviceType::A), None, None, "rwm"));
     } else {
         devices.rules = default_rules();
@@ -142,6 +142,17 @@ pub(crate) fn devices(input: &SpecInput<'_>) -> Result<Devices, SpecError> {
     }
     check_count("devices", devices.nodes.len(), MAX_DEVICES)?;
     Ok(devices)
+}
+
+/// A device that a privileged container gets unasked. To root of a user namespace it must not
+/// belong: who owns a node may do everything with it, and who does not only what the node's own
+/// users may. Without an owner it stays the host's.
+fn of_the_node(input: &SpecInput<'_>, node: &DeviceNode) -> LinuxDevice {
+    let mut device = to_spec(node, node.path.clone());
+    if input.sandbox.security.namespaces.user.is_some() {
+        device.set_uid(None).set_gid(None);
+    }
+    device
 }
 
 fn add(devices: &mut Devices, input: &SpecInput<'_>, device: &Device) -> Result<(), SpecError> {

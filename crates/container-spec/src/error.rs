@@ -77,6 +77,39 @@ pub enum SpecError {
         /// Where it was to be mounted.
         container_path: String,
     },
+    /// Ids of a user namespace that cannot be.
+    #[error("the {what} ids of the user namespace are not right: {why}")]
+    UserNamespace {
+        /// `user` or `group`.
+        what: &'static str,
+        /// What is wrong with them.
+        why: String,
+    },
+    /// A container with another user namespace than its sandbox.
+    #[error("the user namespace of the container is not that of its sandbox")]
+    OtherUserNamespace,
+    /// A user or group that the pod's user namespace does not have.
+    #[error("{what} {id} is not in the user namespace of the pod")]
+    NotInUserNamespace {
+        /// `user` or `group`.
+        what: &'static str,
+        /// Its number.
+        id: u32,
+    },
+    /// A mount that spreads out of a user namespace.
+    #[error("mount on {container_path} cannot spread to the host from a user namespace")]
+    PropagationFromUserNamespace {
+        /// Where it was to be mounted.
+        container_path: String,
+    },
+    /// Owners of a mount that cannot be mapped so.
+    #[error("mount on {container_path} cannot map owners so: {why}")]
+    MountOwners {
+        /// Where it was to be mounted.
+        container_path: String,
+        /// What is wrong.
+        why: String,
+    },
     /// A capability that is not known.
     #[error("unknown capability \"{name}\"")]
     UnknownCapability {

@@ -84,6 +84,8 @@ pub struct Namespaces<'a> {
     pub ipc: Option<&'a Path>,
     /// Host name.
     pub uts: Option<&'a Path>,
+    /// Users; where it is `None` the sandbox must not have asked for one.
+    pub user: Option<&'a Path>,
     /// Processes.
     pub pid: PidNamespace<'a>,
 }

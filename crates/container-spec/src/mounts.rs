@@ -6,7 +6,7 @@
 //! default on the same path.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
@@ -15,6 +15,7 @@ use types::{IdMapping, Mount as Asked, Propagation};
 
 use crate::{
     SpecError, SpecInput, Volume,
+    sandbox::check_range,
     text::{check_count, check_no_nul, clean_path, is_at_or_below, shown},
 };
 
@@ -23,31 +24,48 @@ use crate::{
 pub const MAX_MOUNTS: usize = 4096;
 
 /// The client's further options: flags of a mount, which confine it more or cost less.
-const OPTIONS: [&str; 20] = [
-    "async",
-    "atime",
-    "diratime",
-    "dirsync",
-    "dev",
-    "exec",
-    "mand",
-    "noatime",
-    "nodev",
-    "nodiratime",
-    "noexec",
-    "nomand",
-    "norelatime",
-    "nostrictatime",
-    "nosuid",
-    "nosymfollow",
-    "relatime",
-    "strictatime",
-    "suid",
-    "sync",
+///
+/// Each belongs to a group of which the last one counts. Those that would only take away what
+/// confines the source (`exec`, `dev`, `suid` and the like) are what a mount has of itself: they
+/// undo an option before them and nothing else. What belongs to a whole file system, as `sync`
+/// does, a mount of a part of it cannot have.
+const OPTIONS: [(&str, OptionGroup, bool); 15] = [
+    ("atime", OptionGroup::Atime, false),
+    ("dev", OptionGroup::Dev, false),
+    ("diratime", OptionGroup::Diratime, false),
+    ("exec", OptionGroup::Exec, false),
+    ("noatime", OptionGroup::Atime, true),
+    ("nodev", OptionGroup::Dev, true),
+    ("nodiratime", OptionGroup::Diratime, true),
+    ("noexec", OptionGroup::Exec, true),
+    ("nostrictatime", OptionGroup::Atime, false),
+    ("nosuid", OptionGroup::Suid, true),
+    ("nosymfollow", OptionGroup::Symfollow, true),
+    ("relatime", OptionGroup::Atime, true),
+    ("strictatime", OptionGroup::Atime, true),
+    ("suid", OptionGroup::Suid, false),
+    ("symfollow", OptionGroup::Symfollow, false),
 ];
+
+/// How many of them a mount may be given.
+const MAX_OPTIONS: usize = 64;
+
+/// Options that exclude each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum OptionGroup {
+    Atime,
+    Dev,
+    Diratime,
+    Exec,
+    Suid,
+    Symfollow,
+}
 
 /// Where the kernel's file systems are: an image's volume has no place there.
 const KERNEL_PATHS: [&str; 3] = ["/dev", "/proc", "/sys"];
+
+/// The group that terminals belong to, by convention of all distributions.
+const TTY_GROUP: u32 = 5;
 
 /// The mounts of a container.
 pub(crate) struct Mounts {
@@ -60,6 +78,7 @@ pub(crate) struct Mounts {
 /// Settles the mounts of a container.
 pub(crate) fn mounts(input: &SpecInput<'_>) -> Result<Mounts, SpecError> {
     let asked = &input.container.mounts;
+    refuse_spreading(input)?;
     check_count("mounts", asked.len() + input.image.volumes.len(), MAX_MOUNTS)?;
     let mut user = asked.iter().map(user_mount).collect::<Result<Vec<_>, _>>()?;
     user.extend(sandbox_files(input, &targets(&user)));
@@ -77,6 +96,18 @@ pub(crate) fn mounts(input: &SpecInput<'_>) -> Result<Mounts, SpecError> {
         .collect();
     mounts.extend(user);
     Ok(Mounts { mounts, volumes, root_propagation: root_propagation(asked) })
+}
+
+/// Whoever is root of a user namespace only must not change what the host has mounted.
+fn refuse_spreading(input: &SpecInput<'_>) -> Result<(), SpecError> {
+    let spreads = |mount: &&Asked| mount.propagation == Propagation::Bidirectional;
+    match input.container.mounts.iter().find(spreads) {
+        Some(mount) if input.sandbox.security.namespaces.user.is_some() => {
+            let container_path = shown(&mount.container_path);
+            Err(SpecError::PropagationFromUserNamespace { container_path })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn targets(mounts: &[Mount]) -> BTreeSet<PathBuf> {
@@ -98,6 +129,11 @@ fn root_propagation(asked: &[Asked]) -> Option<&'static str> {
 /// The kernel's file systems. A privileged container may write to those of its node.
 fn defaults(input: &SpecInput<'_>) -> Vec<Mount> {
     let write = if input.container.security.privileged { "rw" } else { "ro" };
+    // The group of terminals, where the pod has it.
+    let user = input.sandbox.security.namespaces.user.as_ref();
+    let has_tty = user.is_none_or(|user| user.host_gid(TTY_GROUP).is_some());
+    let mut terminals = vec!["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
+    terminals.extend(has_tty.then_some("gid=5"));
     let kernel =
         |path: &str, typ: &str, options: &[&str]| mount(typ, Path::new(typ), path, options);
     let mut mounts = vec![
@@ -108,11 +144,7 @@ fn defaults(input: &SpecInput<'_>) -> Vec<Mount> {
             "/dev",
             &["nosuid", "strictatime", "mode=755", "size=65536k"],
         ),
-        kernel(
-            "/dev/pts",
-            "devpts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-        ),
+        mount("devpts", Path::new("devpts"), "/dev/pts", &terminals),
         kernel("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         kernel("/sys", "sysfs", &["nosuid", "noexec", "nodev", write]),
         kernel("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", write]),
@@ -208,21 +240,55 @@ fn user_mount(asked: &Asked) -> Result<Mount, SpecError> {
         (false, false) => "rw",
     };
     let mut options = vec!["rbind", spread, write];
-    check_count("options of a mount", mount_options.len(), OPTIONS.len())?;
-    for option in mount_options {
-        let known = OPTIONS.iter().find(|known| *known == option);
-        options.push(known.ok_or_else(|| SpecError::MountOption {
-            container_path: shown(container_path),
-            option: shown(option),
-        })?);
+    options.extend(further_options(container_path, mount_options)?);
+    let is_mapped = !uid_mappings.is_empty() || !gid_mappings.is_empty();
+    if is_mapped {
+        check_owners(container_path, uid_mappings, gid_mappings)?;
+        options.push("idmap");
     }
     let mut mount = mount("bind", Path::new(host_path), &target, &options);
-    if !uid_mappings.is_empty() || !gid_mappings.is_empty() {
+    if is_mapped {
         mount.set_uid_mappings(Some(id_mappings(uid_mappings)));
         mount.set_gid_mappings(Some(id_mappings(gid_mappings)));
     }
     Ok(mount)
 }
+
+/// The client's further options, as far as they do anything.
+fn further_options(
+    container_path: &str,
+    asked: &[String],
+) -> Result<impl Iterator<Item = &'static str>, SpecError> {
+    check_count("options of a mount", asked.len(), MAX_OPTIONS)?;
+    let mut chosen = BTreeMap::new();
+    for option in asked {
+        let known = OPTIONS.iter().find(|(known, _, _)| known == option);
+        let (name, group, acts) = known.ok_or_else(|| SpecError::MountOption {
+            container_path: shown(container_path),
+            option: shown(option),
+        })?;
+        chosen.insert(*group, acts.then_some(*name));
+    }
+    Ok(chosen.into_values().flatten())
+}
+
+fn check_owners(
+    container_path: &str,
+    uids: &[IdMapping],
+    gids: &[IdMapping],
+) -> Result<(), SpecError> {
+    let failed =
+        |why: String| SpecError::MountOwners { container_path: shown(container_path), why };
+    if uids.is_empty() || gids.is_empty() {
+        return Err(failed("users and groups are mapped together".to_owned()));
+    }
+    check_count("ranges of a mount's owners", uids.len().max(gids.len()), MAX_RANGES)?;
+    let mut ranges = uids.iter().chain(gids);
+    ranges.try_for_each(|range| check_range(*range)).map_err(failed)
+}
+
+/// How many ranges the kernel takes (its `UID_GID_MAP_MAX_EXTENTS`).
+const MAX_RANGES: usize = 340;
 
 /// Mappings in a spec's form.
 pub(crate) fn id_mappings(mappings: &[IdMapping]) -> Vec<LinuxIdMapping> {

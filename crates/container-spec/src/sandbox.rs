@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use types::{NamespaceMode, SandboxConfig};
+use types::{IdMapping, NamespaceMode, SandboxConfig, UserNamespace};
 
 use crate::{
     SpecError,
@@ -56,9 +56,40 @@ pub fn validate_sandbox(config: &SandboxConfig) -> Result<(), SpecError> {
         check_line(what, text)?;
     }
     check_hostname(&config.hostname)?;
+    if let Some(user) = &config.security.namespaces.user {
+        check_user_namespace(user)?;
+    }
     resolv_conf(config.dns.as_ref())?;
     sysctls(config)?;
     Ok(())
+}
+
+/// Checks the ids of a user namespace: one range of users and one of groups, each of which has the
+/// container's root, as the kubelet gives a pod and other runtimes take it.
+fn check_user_namespace(user: &UserNamespace) -> Result<(), SpecError> {
+    for (what, ranges) in [("user", &user.uids), ("group", &user.gids)] {
+        let failed = |why: String| SpecError::UserNamespace { what, why };
+        let [range] = ranges.as_slice() else {
+            return Err(failed(format!("one range is needed, {} are given", ranges.len())));
+        };
+        check_range(*range).map_err(failed)?;
+        if range.container_id != 0 {
+            let first = range.container_id;
+            return Err(failed(format!("the range begins with {first}, id 0 must be in it")));
+        }
+    }
+    Ok(())
+}
+
+/// Checks one range: the last of the numbers stands for none.
+pub(crate) fn check_range(range: IdMapping) -> Result<(), String> {
+    let IdMapping { host_id, container_id, length } = range;
+    let ends = [host_id, container_id].map(|first| first.checked_add(length));
+    match ends {
+        _ if length == 0 => Err("a range is empty".to_owned()),
+        [Some(_), Some(_)] => Ok(()),
+        _ => Err(format!("a range of {length} ids from {host_id} goes beyond the last id")),
+    }
 }
 
 /// Settles the kernel settings of a sandbox's namespaces: what is asked for, and the
@@ -84,7 +115,7 @@ pub fn sysctls(config: &SandboxConfig) -> Result<BTreeMap<String, String>, SpecE
         check_value(value)?;
         all.insert(dotted, value.trim_matches([' ', '\t']).to_owned());
     }
-    if own_network && namespaces.user.is_none() {
+    if own_network {
         for (name, value) in NETWORK_DEFAULTS {
             all.entry(name.to_owned()).or_insert_with(|| value.to_owned());
         }

@@ -139,6 +139,23 @@ fn options() {
 }
 
 #[test]
+fn of_options_that_exclude_each_other_the_last_one_counts() {
+    for (asked, wanted) in [
+        (&["noexec", "exec"][..], ""),
+        (&["exec", "noexec"], ",noexec"),
+        (&["exec", "dev", "suid", "symfollow", "diratime", "atime"], ""),
+        (&["strictatime", "noatime"], ",noatime"),
+        (&["nosymfollow", "nodiratime", "nodev"], ",nodev,nodiratime,nosymfollow"),
+    ] {
+        let mut setup = Setup::new();
+        let mount_options = asked.iter().map(|&option| option.to_owned()).collect();
+        setup.container.mounts = vec![Mount { mount_options, ..mount("/a", "/b") }];
+        let line = format!("/b bind /a rbind,rprivate,rw{wanted}");
+        assert!(lines(&setup).contains(&line), "{asked:?}");
+    }
+}
+
+#[test]
 fn owners_are_mapped() {
     let mut setup = Setup::new();
     let ids = vec![IdMapping { host_id: 100_000, container_id: 0, length: 65_536 }];
@@ -149,6 +166,7 @@ fn owners_are_mapped() {
         spec["mounts"].as_array().unwrap().iter().find(|m| m["destination"] == "/b").unwrap();
     let wanted = serde_json::json!([{ "hostID": 100_000, "containerID": 0, "size": 65_536 }]);
     assert_eq!((&mount["uidMappings"], &mount["gidMappings"]), (&wanted, &wanted));
+    assert!(mount["options"].as_array().unwrap().contains(&"idmap".into()));
 }
 
 #[test]

@@ -88,6 +88,10 @@ fn processes() {
     ]);
 }
 
+fn ids(length: u32) -> types::IdMapping {
+    types::IdMapping { host_id: 1000, container_id: 0, length }
+}
+
 #[test]
 fn mounts() {
     refused(&[
@@ -119,6 +123,27 @@ fn mounts() {
         (
             |s| mount(s).mount_options = vec!["lowerdir=/".to_owned()],
             |e| matches!(e, SpecError::MountOption { .. }),
+        ),
+        (
+            |s| mount(s).mount_options = vec!["sync".to_owned()],
+            |e| matches!(e, SpecError::MountOption { .. }),
+        ),
+        (|s| mount(s).uid_mappings = vec![ids(10)], |e| matches!(e, SpecError::MountOwners { .. })),
+        (
+            |s| {
+                let mount = mount(s);
+                mount.uid_mappings = vec![ids(10)];
+                mount.gid_mappings = vec![ids(0)];
+            },
+            |e| matches!(e, SpecError::MountOwners { .. }),
+        ),
+        (
+            |s| {
+                let mount = mount(s);
+                mount.uid_mappings = vec![ids(1); 341];
+                mount.gid_mappings = vec![ids(1)];
+            },
+            |e| matches!(e, SpecError::TooMany { .. }),
         ),
         (
             |s| s.container.mounts = vec![mount(s).clone(); 5000],

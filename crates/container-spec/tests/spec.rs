@@ -317,8 +317,10 @@ fn masked_and_read_only_paths() {
     assert_eq!(spec["linux"]["readonlyPaths"], json!(["/proc/sys"]));
     // In a user namespace an empty list is the client's choice.
     setup.container.security.masked_paths.clear();
-    setup.sandbox.security.namespaces.user =
-        Some(types::UserNamespace { uids: Vec::new(), gids: Vec::new() });
+    let ids = vec![types::IdMapping { host_id: 1000, container_id: 0, length: 65_536 }];
+    let user = Some(types::UserNamespace { uids: ids.clone(), gids: ids });
+    setup.sandbox.security.namespaces.user.clone_from(&user);
+    setup.container.security.namespaces.user = user;
     assert_eq!(setup.json()["linux"]["maskedPaths"], json!([]));
 }
 

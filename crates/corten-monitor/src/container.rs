@@ -147,7 +147,7 @@ pub(crate) fn launch_failure(error: &LaunchError) -> Failure {
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

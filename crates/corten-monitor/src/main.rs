@@ -40,6 +40,9 @@ fn main() -> ExitCode {
     if let Err(error) = sys::startup::close_foreign() {
         report::say(&format!("foreign descriptors stay open: {error}"));
     }
+    if let Some(scratch) = setup::probe_directory() {
+        return probe(&scratch);
+    }
     let arguments = match setup::arguments() {
         Ok(arguments) => arguments,
         Err(reason) => {
@@ -52,6 +55,17 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report::say(&error.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says whether this machine can run containers in user namespaces: by its end, and why not.
+fn probe(scratch: &std::path::Path) -> ExitCode {
+    match launch::probe_user_namespaces(scratch) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", container::chain(&error));
             ExitCode::FAILURE
         }
     }

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use launch::{NamespaceHandles, Placement, Reaper, ReaperLaunch, SandboxNamespaces};
+use launch::{NamespaceHandles, PinnedUser, Placement, Reaper, ReaperLaunch, SandboxNamespaces};
 use monitor_proto::{Failure, FailureKind, MakeSandbox, Notice, ReaperRequest, SandboxMade};
 
 use crate::container::{launch_failure, open_cgroup};
@@ -22,6 +22,10 @@ impl Monitor {
         }
         self.check_sandbox(&wanted)?;
         let namespaces = SandboxNamespaces {
+            user: wanted
+                .user
+                .as_ref()
+                .map(|user| PinnedUser { path: user.pin.clone(), mappings: user.mappings.clone() }),
             net: wanted.net.clone(),
             ipc: wanted.ipc.clone(),
             uts: wanted.uts.clone(),
@@ -34,7 +38,7 @@ impl Monitor {
             match start_reaper(reaper, &handles) {
                 Ok(reaper) => self.reaper = Some(reaper),
                 Err(failure) => {
-                    unpin(&wanted);
+                    unpin(&namespaces);
                     return Err(failure);
                 }
             }
@@ -93,8 +97,8 @@ fn start_reaper(wanted: &ReaperRequest, handles: &NamespaceHandles) -> Result<Re
     launch::start_reaper(&launch).map_err(|error| launch_failure(&error))
 }
 
-fn unpin(wanted: &MakeSandbox) {
-    for pin in [&wanted.net, &wanted.ipc, &wanted.uts].into_iter().flatten() {
+fn unpin(made: &SandboxNamespaces) {
+    for pin in made.pins() {
         if let Err(error) = launch::unpin(pin) {
             say(&format!("a namespace stays pinned: {error}"));
         }

@@ -21,6 +21,13 @@ pub(crate) struct Inherited {
     pub listener: OwnedFd,
 }
 
+/// The directory of `--probe-user-namespaces DIR`, which is all that such a process is for.
+pub(crate) fn probe_directory() -> Option<PathBuf> {
+    let mut given = std::env::args_os().skip(1);
+    let is_probe = given.next().is_some_and(|name| name == "--probe-user-namespaces");
+    given.next().filter(|_| is_probe).map(PathBuf::from)
+}
+
 /// Reads `--sandbox ID --state-dir DIR`.
 pub(crate) fn arguments() -> Result<Arguments, String> {
     let (mut sandbox, mut state_dir) = (None, None);

@@ -18,6 +18,7 @@ fn code(error: &Error) -> Code {
         | Error::Invalid(_)
         | Error::RecursiveReadOnly(_)
         | Error::NoHandler(_) => Code::InvalidArgument,
+        Error::ImageVolume { .. } => Code::Unknown,
         Error::NameTaken(_) => Code::AlreadyExists,
         Error::WrongState(_) => Code::FailedPrecondition,
         Error::Timeout { .. } | Error::ExecTimeout { .. } => Code::DeadlineExceeded,

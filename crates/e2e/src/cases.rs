@@ -12,6 +12,7 @@ mod fields;
 mod handlers;
 mod image_faults;
 mod image_forms;
+mod image_volumes;
 mod images;
 mod logs;
 mod mounts;
@@ -27,7 +28,9 @@ mod security;
 mod settings;
 mod stop;
 mod update;
+mod user_namespaces;
 mod users;
+mod volumes;
 
 /// All cases.
 #[must_use]
@@ -43,6 +46,7 @@ pub fn all() -> Vec<Case> {
         handlers::CASES,
         image_faults::CASES,
         image_forms::CASES,
+        image_volumes::CASES,
         images::CASES,
         logs::CASES,
         mounts::CASES,
@@ -58,7 +62,9 @@ pub fn all() -> Vec<Case> {
         settings::CASES,
         stop::CASES,
         update::CASES,
+        user_namespaces::CASES,
         users::CASES,
+        volumes::CASES,
     ]
     .concat()
 }

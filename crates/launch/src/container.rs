@@ -1,14 +1,19 @@
 //! The child that becomes a container's first process, from its release to execve.
 
 use std::convert::Infallible;
+use std::os::fd::{AsFd, OwnedFd};
 
 use oci_spec::runtime::Spec;
 use sys::clone::ChildToken;
+use sys::namespace::NewNamespaces;
 
 use crate::channel::Voice;
+use crate::devices::Bound;
+use crate::mounts::Sources;
 use crate::namespaces::{self, Plan};
 use crate::process::Preparation;
-use crate::step::Done;
+use crate::step::{Done, During};
+use crate::user::{self, User};
 use crate::{
     ChildFailure, ContainerLaunch, Stdio, Step, command, console, devices, hooks, limits, mounts,
     paths, pivot, process, rootfs, spec, stdio, sysctl,
@@ -27,28 +32,32 @@ fn set_up(launch: &ContainerLaunch<'_>, token: &ChildToken, voice: &Voice) -> Do
     let nulls = stdio::take(&launch.stdio, token, &[voice.as_fd()])?;
     let spec = spec::load(&launch.bundle)?;
     let process = spec::process_of(&spec)?;
-    stdio::give_to_user(&launch.stdio, process)?;
+    let user = User::of(&spec)?;
+    stdio::give_to_user(&launch.stdio, process, user.as_ref().map(|user| &user.mappings))?;
     process::start_session(launch_name(launch).as_str())?;
     limits::set_oom_score(process.oom_score_adj(), voice)?;
 
+    // Before the bundle is out of reach.
+    let filter = process::Filter::of(&spec, &launch.bundle)?;
     let view = mounts::HostView::take(&spec)?;
     let plan = Plan::of(&spec)?;
+    hooks::check_user(&spec, user.is_some())?;
     let node = hooks::Node::keep(&spec)?;
-    namespaces::enter(&plan)?;
-    let mut sources = mounts::Sources::open_shared(&spec)?;
-    namespaces::detach_mounts()?;
-    namespaces::set_names(&spec, &plan)?;
-
-    let root = rootfs::mount(&launch.rootfs, &launch.rootfs_target)?;
+    let Inside { root, mut sources, devices, proc } = match &user {
+        None => enter(launch, &spec, &plan)?,
+        Some(user) => enter_user(launch, &spec, &plan, user)?,
+    };
     let dev = mounts::mount_all(&spec, &root, &launch.bundle, &view, &mut sources)?;
-    if dev.is_ours() {
-        devices::make(&spec, &root)?;
+    sources.notices().iter().for_each(|text| voice.notice(text));
+    match devices {
+        _ if !dev.is_ours() => {}
+        None => devices::make(&spec, &root)?,
+        Some(devices) => devices.bind(&root)?,
     }
     let cwd = pivot::ensure_cwd(&root, process.cwd())?;
     drop(cwd);
     paths::make_readonly(&spec, &root)?;
     paths::mask(&spec, &root)?;
-    let proc = sysctl::fresh_proc()?;
     sysctl::set_of_container(&spec, &plan, &proc)?;
     stdio::use_containers_null(nulls, &root, &proc)?;
     hooks::run(&spec, node, &launch_name(launch), &launch.bundle)?;
@@ -63,9 +72,49 @@ fn set_up(launch: &ContainerLaunch<'_>, token: &ChildToken, voice: &Voice) -> Do
         }
         console::hand_over(terminal, voice)?;
     }
-    let filter = process::Filter::of(&spec, &launch.bundle)?;
     let command = command::Command::of(process, &root)?;
     process::execute(Preparation { process, filter, command, proc: &proc, root: &root }, voice)
+}
+
+/// What the child has when it is in the container's namespaces.
+struct Inside {
+    /// The root, mounted.
+    root: OwnedFd,
+    sources: Sources,
+    /// Devices that could not be made in the container.
+    devices: Option<Bound>,
+    /// A fresh procfs of the container's PID namespace.
+    proc: OwnedFd,
+}
+
+fn enter(launch: &ContainerLaunch<'_>, spec: &Spec, plan: &Plan) -> Done<Inside> {
+    namespaces::enter(plan)?;
+    let sources = Sources::open_shared(spec, &launch.bundle)?;
+    namespaces::detach_mounts()?;
+    namespaces::set_names(spec, plan)?;
+    let root = rootfs::mount(&launch.rootfs, &launch.rootfs_target)?;
+    Ok(Inside { root, sources, devices: None, proc: sysctl::fresh_proc()? })
+}
+
+/// The same for a user namespace. All that needs the host's root is made first, in a mount
+/// namespace for that alone; the container's own belongs to its user namespace.
+fn enter_user(launch: &ContainerLaunch<'_>, spec: &Spec, plan: &Plan, user: &User) -> Done<Inside> {
+    let target = &launch.rootfs_target;
+    namespaces::join(plan)?;
+    namespaces::make(NewNamespaces { mount: true, ..NewNamespaces::default() })?;
+    namespaces::detach_mounts()?;
+    let proc = sysctl::fresh_proc()?;
+    let sources = Sources::open_privileged(spec, &launch.bundle, plan, user)?;
+    let devices = devices::make_elsewhere(spec, user, target)?;
+    let root = rootfs::make_mapped(&launch.rootfs, target, user)?;
+    limits::raise_hard(spec::process_of(spec)?);
+    // The new mount namespace's copy of it becomes the working directory there.
+    rustix::process::chdir(target).during_on(Step::Rootfs, "failed to enter", target)?;
+    user::enter(user.as_fd())?;
+    namespaces::make(plan.new)?;
+    rootfs::attach_here(&root)?;
+    namespaces::set_names(spec, plan)?;
+    Ok(Inside { root, sources, devices: Some(devices), proc })
 }
 
 /// The name of the container's session keyring: of its bundle, which is of the container.
@@ -84,8 +133,6 @@ pub(crate) fn check_supported(spec: &Spec) -> Done {
     let linux = spec.linux().as_ref();
     let asked = |is: bool, what: &'static str| if is { Err(unsupported(what)) } else { Ok(()) };
     let Some(linux) = linux else { return Ok(()) };
-    asked(linux.uid_mappings().as_ref().is_some_and(|m| !m.is_empty()), "a user id mapping")?;
-    asked(linux.gid_mappings().as_ref().is_some_and(|m| !m.is_empty()), "a group id mapping")?;
     asked(linux.intel_rdt().is_some(), "linux.intelRdt")?;
     asked(linux.personality().is_some(), "linux.personality")?;
     asked(linux.memory_policy().is_some(), "linux.memoryPolicy")?;

@@ -116,10 +116,19 @@ pub enum LaunchError {
     /// A namespace handle could not be opened.
     #[error("failed to open the {kind} namespace of process {pid}")]
     OpenNamespace {
-        /// `net`, `ipc`, `uts` or `pid`.
+        /// `net`, `ipc`, `uts`, `pid` or `user`.
         kind: &'static str,
         /// The process.
         pid: i32,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The ids of a user namespace could not be settled.
+    #[error("failed to write the {file} of a user namespace")]
+    MapIds {
+        /// `uid_map` or `gid_map`.
+        file: &'static str,
         /// The cause.
         #[source]
         source: io::Error,

@@ -15,6 +15,7 @@ use crate::spawn::{self, ChildPid};
 use crate::step::{Done, During};
 use crate::{
     ExecLaunch, LaunchError, Launching, Stdio, Step, console, limits, process, spec, stdio, sysctl,
+    user,
 };
 
 /// Clones, places and releases a process inside a running container.
@@ -34,8 +35,9 @@ pub fn start_exec(launch: &ExecLaunch<'_>) -> Result<Launching, LaunchError> {
 }
 
 /// Every namespace of a container but its PID namespace, which the clone chose.
-fn namespaces() -> ThreadNameSpaceType {
-    ThreadNameSpaceType::MOUNT
+fn namespaces(has_user: bool) -> ThreadNameSpaceType {
+    let user = if has_user { ThreadNameSpaceType::USER } else { ThreadNameSpaceType::empty() };
+    user | ThreadNameSpaceType::MOUNT
         | ThreadNameSpaceType::NETWORK
         | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
         | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
@@ -50,22 +52,30 @@ fn set_up(launch: &ExecLaunch<'_>, token: &ChildToken, voice: &Voice) -> Done<In
     let nulls = stdio::take(&launch.stdio, token, &[voice.as_fd(), init.as_fd()])?;
     let process = spec::parse_process(&launch.process)?;
     let spec = spec::load_unchecked(&launch.bundle)?;
-    stdio::give_to_user(&launch.stdio, &process)?;
+    let has_user = user::is_asked_for(&spec);
+    let mappings = has_user.then(|| user::mappings_of(&spec));
+    stdio::give_to_user(&launch.stdio, &process, mappings.as_ref())?;
     process::start_session("exec")?;
     let score = spec.process().as_ref().and_then(oci_spec::runtime::Process::oom_score_adj);
     limits::set_oom_score(process.oom_score_adj().or(score), voice)?;
 
-    rustix::thread::move_into_thread_name_spaces(init.as_fd(), namespaces())
+    // Before the bundle is out of reach.
+    let filter = process::Filter::of(&spec, &launch.bundle)?;
+    // In a user namespace no procfs of the pod's processes can be made.
+    let proc = sysctl::fresh_proc()?;
+    limits::raise_hard(&process);
+    rustix::thread::move_into_thread_name_spaces(init.as_fd(), namespaces(has_user))
         .during(Step::Namespace, "failed to join the container's namespaces")?;
+    if has_user {
+        user::become_root()?;
+    }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(Path::new("/"), flags, Mode::empty())
         .during(Step::Namespace, "failed to open the container's root")?;
-    let proc = sysctl::fresh_proc()?;
     stdio::use_containers_null(nulls, &root, &proc)?;
     if matches!(launch.stdio, Stdio::Terminal) {
         console::hand_over(console::open(&root, &process)?, voice)?;
     }
-    let filter = process::Filter::of(&spec, &launch.bundle)?;
     let command = Command::of(&process, &root)?;
     let prepared = Preparation { process: &process, filter, command, proc: &proc, root: &root };
     process::execute(prepared, voice)

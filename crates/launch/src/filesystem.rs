@@ -45,6 +45,11 @@ pub(crate) fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Resul
     Ok(rustix::mount::move_mount(mount, "", target, "", flags)?)
 }
 
+/// Attaches a mount to the working directory, for whoever may not walk to it.
+pub(crate) fn attach_here(mount: BorrowedFd<'_>) -> io::Result<()> {
+    attach(mount, rustix::fs::CWD)
+}
+
 fn clone_flags(recursive: bool) -> OpenTreeFlags {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if recursive { flags | OpenTreeFlags::AT_RECURSIVE } else { flags }

@@ -62,6 +62,18 @@ pub(crate) fn check(spec: &Spec) -> Done {
     Ok(())
 }
 
+/// Refuses hooks of a container in a user namespace: they are programs of the node's root, which
+/// the process that would run them no longer is.
+pub(crate) fn check_user(spec: &Spec, has_user_namespace: bool) -> Done {
+    let has_hooks = spec.hooks().as_ref().is_some_and(|hooks| {
+        of_node(hooks).next().is_some() || hooks.create_container().iter().flatten().count() > 0
+    });
+    if has_hooks && has_user_namespace {
+        return Err(crate::container::unsupported("a hook for a container in a user namespace"));
+    }
+    Ok(())
+}
+
 impl Node {
     /// Keeps the node's namespaces, where a hook will need them.
     pub(crate) fn keep(spec: &Spec) -> Done<Option<Self>> {

@@ -25,6 +25,7 @@ mod error;
 mod exec;
 mod filesystem;
 mod hooks;
+mod idmap;
 mod launching;
 mod limits;
 mod mount_options;
@@ -33,6 +34,7 @@ mod mounts;
 mod namespaces;
 mod paths;
 mod pivot;
+mod probe;
 mod process;
 mod program;
 mod reaper;
@@ -44,12 +46,16 @@ mod spec;
 mod stdio;
 mod step;
 mod sysctl;
+mod user;
 
 pub use error::{ChildFailure, LaunchError, Step};
 pub use exec::start_exec;
 pub use launching::{Launching, Started, start_container};
+pub use probe::probe_user_namespaces;
 pub use process::FILTER_FILE;
 pub use program::{ProgramCreate, ProgramLaunch, start_program};
 pub use reaper::{Reaper, ReaperLaunch, start_reaper};
 pub use request::{ContainerLaunch, ExecLaunch, PidNamespace, Placement, Rootfs, Stdio};
-pub use sandbox::{NamespaceHandles, SandboxNamespaces, make_sandbox_namespaces, unpin};
+pub use sandbox::{
+    NamespaceHandles, PinnedUser, SandboxNamespaces, make_sandbox_namespaces, unpin,
+};

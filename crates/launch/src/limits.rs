@@ -32,6 +32,20 @@ pub(crate) fn set_oom_score(wanted: Option<i32>, voice: &Voice) -> Done {
     }
 }
 
+/// Raises hard limits as far as the limits of the process need, while that is allowed: in a user
+/// namespace it no longer is. What stays too low is told where the limits are set.
+pub(crate) fn raise_hard(process: &Process) {
+    for limit in process.rlimits().iter().flatten() {
+        let resource = resource_of(limit.typ());
+        let have = rustix::process::getrlimit(resource);
+        let wanted = finite(limit.hard());
+        if have.maximum.is_some_and(|have| wanted.is_none_or(|wanted| wanted > have)) {
+            let raised = Rlimit { current: have.current, maximum: wanted };
+            let _ = rustix::process::setrlimit(resource, raised);
+        }
+    }
+}
+
 /// Sets the limits of the process; a hard limit that cannot be raised is kept.
 pub(crate) fn set_rlimits(process: &Process, voice: &Voice) -> Done {
     for limit in process.rlimits().iter().flatten() {

@@ -1,10 +1,13 @@
 //! The options of a spec's mount, sorted by what they act on. Pure.
 
+use std::path::Path;
+
 use oci_spec::runtime::Mount;
 use sys::mount::{self, MountAttr, Propagation};
 
 use crate::container::unsupported;
 use crate::step::Done;
+use crate::{ChildFailure, Step};
 
 /// A mount's options.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -17,6 +20,8 @@ pub(crate) struct Options {
     pub(crate) tree: MountAttr,
     /// The file system's own options.
     pub(crate) data: Vec<(String, Option<String>)>,
+    /// It says that owners are mapped.
+    is_mapped: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,10 +32,8 @@ pub(crate) enum Bind {
 
 impl Options {
     pub(crate) fn of(mount: &Mount) -> Done<Self> {
-        let mapped = |m: &Option<Vec<_>>| m.as_ref().is_some_and(|m| !m.is_empty());
-        if mapped(mount.uid_mappings()) || mapped(mount.gid_mappings()) {
-            return Err(unsupported("an id-mapped mount").on(mount.destination()));
-        }
+        let is_mapped = |m: &Option<Vec<_>>| m.as_ref().is_some_and(|m| !m.is_empty());
+        let has = (is_mapped(mount.uid_mappings()), is_mapped(mount.gid_mappings()));
         let mut options = Self::default();
         if mount.typ().as_deref() == Some("bind") {
             options.bind = Some(Bind::Single);
@@ -38,7 +41,25 @@ impl Options {
         for option in mount.options().iter().flatten() {
             options.add(option).map_err(|failure| failure.on(mount.destination()))?;
         }
+        options.check(mount.destination(), has)?;
         Ok(options)
+    }
+
+    /// Refuses what would have no effect.
+    fn check(&self, destination: &Path, (has_uids, has_gids): (bool, bool)) -> Done {
+        let failed = |what: &str| {
+            let message = format!("the mount on {} {what}", destination.display());
+            Err(ChildFailure::new(Step::Spec, message).on(destination))
+        };
+        if let (Some(_), Some((name, _))) = (self.bind, self.data.first()) {
+            return failed(&format!("has the option {name:?}, which a bind mount does not have"));
+        }
+        match (self.bind, has_uids, has_gids, self.is_mapped) {
+            (_, false, false, false) | (Some(_), true, true, _) => Ok(()),
+            (None, _, _, _) => failed("maps ids and is no bind mount"),
+            (Some(_), false, false, true) => failed("maps ids and does not say which"),
+            (Some(_), _, _, _) => failed("maps users or groups alone"),
+        }
     }
 
     /// The propagation that was asked for, at the top or for the tree.
@@ -51,7 +72,9 @@ impl Options {
             "" | "defaults" | "async" => {}
             "bind" => self.bind = self.bind.or(Some(Bind::Single)),
             "rbind" => self.bind = Some(Bind::Recursive),
-            "idmap" | "ridmap" | "tmpcopyup" | "remount" => {
+            // Mounts below are mapped with the one above them where they can be.
+            "idmap" | "ridmap" => self.is_mapped = true,
+            "tmpcopyup" | "remount" => {
                 return Err(unsupported(&format!("the mount option {option}")));
             }
             _ if self.add_propagation(option) || self.add_attribute(option) => {}
@@ -194,9 +217,14 @@ mod tests {
 
     #[test]
     fn what_is_not_done_is_refused() {
-        for option in ["idmap", "ridmap", "tmpcopyup", "remount"] {
+        for option in ["tmpcopyup", "remount", "sync", "size=1k"] {
             let failure = parse("bind", &[option]).expect_err(option);
-            assert!(failure.message.contains(option), "{failure}");
+            let name = option.split('=').next().expect("name");
+            assert!(failure.message.contains(name), "{failure}");
+        }
+        for (typ, option) in [("bind", "idmap"), ("tmpfs", "ridmap")] {
+            let failure = parse(typ, &[option]).expect_err(option);
+            assert!(failure.message.contains("maps ids"), "{failure}");
         }
     }
 }

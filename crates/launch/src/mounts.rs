@@ -12,8 +12,10 @@ use sys::root::Missing;
 
 use crate::mount_options::{Bind, Options};
 use crate::mount_table::{self, TableEntry};
+use crate::namespaces::{Kind, Plan};
 use crate::step::{Done, During};
-use crate::{ChildFailure, Step, cgroup_mount, filesystem};
+use crate::user::User;
+use crate::{ChildFailure, Step, cgroup_mount, filesystem, idmap};
 
 /// What is read of the host before the child leaves its namespaces.
 #[derive(Debug, Default)]
@@ -50,28 +52,102 @@ impl HostView {
     }
 }
 
-/// The sources of bidirectional mounts, copied while the child's mounts were the host's peers.
+/// Mounts that are opened before the child leaves what it needs to open them.
 #[derive(Debug, Default)]
-pub(crate) struct Sources(BTreeMap<usize, OwnedFd>);
+pub(crate) struct Sources {
+    opened: BTreeMap<usize, OwnedFd>,
+    mapped: idmap::Namespaces,
+}
 
 impl Sources {
-    pub(crate) fn open_shared(spec: &Spec) -> Done<Self> {
+    /// Copies the sources of bidirectional mounts while the child's mounts are the host's peers.
+    pub(crate) fn open_shared(spec: &Spec, bundle: &Path) -> Done<Self> {
         let mut sources = Self::default();
         for (index, mount) in spec.mounts().iter().flatten().enumerate() {
             let options = Options::of(mount)?;
-            let Some(bind) = options.bind else { continue };
-            if options.propagation() == Some(Propagation::Shared) {
-                let source = source_of(mount)?;
-                let tree = filesystem::clone_path(source, bind == Bind::Recursive).during_on(
-                    Step::Mount,
-                    "failed to open the mount source",
-                    source,
-                )?;
-                sources.0.insert(index, tree);
+            if options.propagation() == Some(Propagation::Shared) && options.bind.is_some() {
+                sources.open(index, mount, &options, bundle, None)?;
             }
         }
         Ok(sources)
     }
+
+    /// Opens all that a child in a user namespace could not: the sources of binds, some of which
+    /// only the host's root may walk to, and views of namespaces that are not its own.
+    pub(crate) fn open_privileged(
+        spec: &Spec,
+        bundle: &Path,
+        plan: &Plan,
+        user: &User,
+    ) -> Done<Self> {
+        let mut sources = Self::default();
+        for (index, mount) in spec.mounts().iter().flatten().enumerate() {
+            let options = Options::of(mount)?;
+            if options.bind.is_some() {
+                refuse_shared(mount, &options)?;
+                sources.open(index, mount, &options, bundle, Some(user))?;
+                continue;
+            }
+            let is_hosts = match mount.typ().as_deref() {
+                Some("proc") => true,
+                Some("sysfs") => !plan.is_new(Kind::Net),
+                Some("mqueue") => !plan.is_new(Kind::Ipc),
+                _ => false,
+            };
+            if is_hosts {
+                sources.opened.insert(index, make(mount, &options)?);
+            }
+        }
+        Ok(sources)
+    }
+
+    /// What was not done as it was asked for.
+    pub(crate) fn notices(&self) -> &[String] {
+        &self.mapped.notices
+    }
+
+    fn open(
+        &mut self,
+        index: usize,
+        mount: &Mount,
+        options: &Options,
+        bundle: &Path,
+        user: Option<&User>,
+    ) -> Done {
+        if let Some(bind) = options.bind {
+            let tree = open_source(mount, bind, bundle, user, &mut self.mapped)?;
+            self.opened.insert(index, tree);
+        }
+        Ok(())
+    }
+
+    /// A mount that is to be attached next.
+    fn take(
+        &mut self,
+        index: usize,
+        mount: &Mount,
+        options: &Options,
+        bundle: &Path,
+    ) -> Done<OwnedFd> {
+        match (self.opened.remove(&index), options.bind) {
+            (Some(tree), _) => Ok(tree),
+            (None, Some(bind)) => open_source(mount, bind, bundle, None, &mut self.mapped),
+            (None, None) => make(mount, options),
+        }
+    }
+}
+
+/// What is mounted in a user namespace must not spread to the host, which is privileged.
+fn refuse_shared(mount: &Mount, options: &Options) -> Done {
+    if options.propagation() != Some(Propagation::Shared) {
+        return Ok(());
+    }
+    let destination = mount.destination();
+    let message = format!(
+        "the mount on {} is to spread to the host, which a user namespace cannot",
+        destination.display()
+    );
+    Err(ChildFailure::new(Step::Mount, message).on(destination))
 }
 
 /// What lies at `/dev` in the container.
@@ -105,13 +181,7 @@ pub(crate) fn mount_all(
             cgroup_mount::mount(root, mount, &options, view, spec)?;
             continue;
         }
-        let tree = match options.bind {
-            Some(bind) => match sources.0.remove(&index) {
-                Some(tree) => tree,
-                None => open_source(mount, bind, bundle)?,
-            },
-            None => make(mount, &options)?,
-        };
+        let tree = sources.take(index, mount, &options, bundle)?;
         set_attributes(&tree, &options, mount.destination())?;
         place(root, mount, &options, &tree)?;
         if options.bind.is_some() && is_dev(mount.destination()) {
@@ -230,14 +300,22 @@ fn make(mount: &Mount, options: &Options) -> Done<OwnedFd> {
     )
 }
 
-fn open_source(mount: &Mount, bind: Bind, bundle: &Path) -> Done<OwnedFd> {
-    let source = source_of(mount)?;
+fn open_source(
+    mount: &Mount,
+    bind: Bind,
+    bundle: &Path,
+    user: Option<&User>,
+    mapped: &mut idmap::Namespaces,
+) -> Done<OwnedFd> {
     // A relative source is relative to the bundle; an absolute one replaces it here.
-    filesystem::clone_path(&bundle.join(source), bind == Bind::Recursive).during_on(
+    let source = bundle.join(source_of(mount)?);
+    let tree = filesystem::clone_path(&source, bind == Bind::Recursive).during_on(
         Step::Mount,
         "failed to open the mount source",
-        source,
-    )
+        &source,
+    )?;
+    mapped.apply(mount, &tree, &source, user)?;
+    Ok(tree)
 }
 
 fn source_of(mount: &Mount) -> Done<&Path> {

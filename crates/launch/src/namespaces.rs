@@ -41,7 +41,8 @@ impl Plan {
                 LinuxNamespaceType::Pid => continue,
                 LinuxNamespaceType::Mount if path.is_none() => continue,
                 LinuxNamespaceType::Mount => return Err(unsupported("a given mount namespace")),
-                LinuxNamespaceType::User => return Err(unsupported("a user namespace")),
+                // Entered by itself, when what needs the host's privileges is done.
+                LinuxNamespaceType::User => continue,
                 LinuxNamespaceType::Time => return Err(unsupported("a time namespace")),
                 LinuxNamespaceType::Network => Kind::Net,
                 LinuxNamespaceType::Ipc => Kind::Ipc,
@@ -58,7 +59,7 @@ impl Plan {
         self.is_new(kind) || self.join.iter().any(|(joined, _)| *joined == kind)
     }
 
-    fn is_new(&self, kind: Kind) -> bool {
+    pub(crate) fn is_new(&self, kind: Kind) -> bool {
         match kind {
             Kind::Net => self.new.net,
             Kind::Ipc => self.new.ipc,
@@ -86,8 +87,19 @@ impl Plan {
     }
 }
 
-/// Joins what is given and makes the rest. All paths are opened before the first change.
+/// Joins what is given and makes the rest.
 pub(crate) fn enter(plan: &Plan) -> Done {
+    join(plan)?;
+    make(plan.new)
+}
+
+/// Makes namespaces.
+pub(crate) fn make(new: NewNamespaces) -> Done {
+    sys::namespace::unshare(new).during(Step::Namespace, "failed to make namespaces")
+}
+
+/// Joins what is given. All paths are opened before the first change.
+pub(crate) fn join(plan: &Plan) -> Done {
     let mut opened = Vec::with_capacity(plan.join.len());
     for (kind, path) in &plan.join {
         let file = File::open(path);
@@ -106,7 +118,7 @@ pub(crate) fn enter(plan: &Plan) -> Done {
             path,
         )?;
     }
-    sys::namespace::unshare(plan.new).during(Step::Namespace, "failed to make namespaces")
+    Ok(())
 }
 
 /// Keeps every mount that is made from here on out of the host's mount table.

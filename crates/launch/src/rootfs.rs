@@ -8,35 +8,19 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 use rustix::fs::{Mode, OFlags};
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, UnmountFlags};
 use sys::mount::{ATTR_RDONLY, MountAttr, Propagation};
 
-use crate::filesystem;
 use crate::step::{Done, During};
-use crate::{ChildFailure, Rootfs, Step};
+use crate::user::User;
+use crate::{ChildFailure, Rootfs, Step, filesystem, idmap};
 
 /// Mounts the root and opens it.
 pub(crate) fn mount(rootfs: &Rootfs, target: &Path) -> Done<OwnedFd> {
     match rootfs {
-        Rootfs::Dir(dir) => {
-            let tree = filesystem::clone_path(dir, true).during_on(
-                Step::Rootfs,
-                "failed to open the root file system",
-                dir,
-            )?;
-            let private =
-                MountAttr { propagation: Some(Propagation::Private), ..MountAttr::default() };
-            sys::mount::set_attributes(&tree, private, true).during_on(
-                Step::Rootfs,
-                "failed to detach the root file system",
-                dir,
-            )?;
-            attach(tree, target)
-        }
+        Rootfs::Dir(dir) => attach(private_copy(dir)?, target),
         Rootfs::Overlay { lower, upper, work } => {
-            if lower.is_empty() {
-                return Err(ChildFailure::new(Step::Rootfs, "the root file system has no layer"));
-            }
+            check_layers(lower)?;
             match overlay_by_layer(lower, upper, work) {
                 Ok(tree) => attach(tree, target),
                 // An older kernel takes no layer at a time. Where the cause is another one, the
@@ -49,6 +33,64 @@ pub(crate) fn mount(rootfs: &Rootfs, target: &Path) -> Done<OwnedFd> {
             }
         }
     }
+}
+
+/// Makes the root of a container in a user namespace: its files are the namespace's, and nothing is
+/// changed on disk but what the container writes. The writable layer belongs to the namespace
+/// already. The root is attached nowhere; `target` is used meanwhile, in the caller's mount
+/// namespace.
+pub(crate) fn make_mapped(rootfs: &Rootfs, target: &Path, user: &User) -> Done<OwnedFd> {
+    match rootfs {
+        Rootfs::Dir(dir) => {
+            let tree = private_copy(dir)?;
+            idmap::map_root(&tree, dir, user.as_fd())?;
+            Ok(tree)
+        }
+        Rootfs::Overlay { lower, upper, work } => {
+            check_layers(lower)?;
+            // The overlay itself cannot be mapped, its layers can.
+            for layer in lower {
+                idmap::cover(layer, user.as_fd())?;
+            }
+            overlay_by_layer(lower, upper, work).or_else(|_| {
+                overlay_by_list(lower, upper, work, target)
+                    .and_then(|_attached| filesystem::clone_path(target, false))
+                    .and_then(|tree| {
+                        rustix::mount::unmount(target, UnmountFlags::DETACH)?;
+                        Ok(tree)
+                    })
+                    .during_on(Step::Rootfs, "failed to mount the overlay of", upper)
+            })
+        }
+    }
+}
+
+/// Attaches such a root at the working directory.
+pub(crate) fn attach_here(tree: &OwnedFd) -> Done {
+    filesystem::attach_here(tree.as_fd())
+        .during(Step::Rootfs, "failed to mount the root file system")
+}
+
+fn check_layers(lower: &[PathBuf]) -> Done {
+    if lower.is_empty() {
+        return Err(ChildFailure::new(Step::Rootfs, "the root file system has no layer"));
+    }
+    Ok(())
+}
+
+fn private_copy(dir: &Path) -> Done<OwnedFd> {
+    let tree = filesystem::clone_path(dir, true).during_on(
+        Step::Rootfs,
+        "failed to open the root file system",
+        dir,
+    )?;
+    let private = MountAttr { propagation: Some(Propagation::Private), ..MountAttr::default() };
+    sys::mount::set_attributes(&tree, private, true).during_on(
+        Step::Rootfs,
+        "failed to detach the root file system",
+        dir,
+    )?;
+    Ok(tree)
 }
 
 /// What is done to the root when nothing more has to be made in it.

@@ -7,20 +7,24 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::Uid;
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use rustix::process::Pid;
 use sys::namespace::NewNamespaces;
+use types::UserNamespace;
 
 use crate::channel::{self, Voice, Word};
 use crate::namespaces::Kind;
 use crate::spawn::{self, ChildPid, Spawned};
 use crate::step::{Done, During};
-use crate::{LaunchError, PidNamespace, Placement, Step, filesystem, process, sysctl};
+use crate::{LaunchError, PidNamespace, Placement, Step, filesystem, process, sysctl, user};
 
 /// Namespaces to be made; each is pinned at the path given for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SandboxNamespaces {
+    /// A new user namespace, which owns the others.
+    pub user: Option<PinnedUser>,
     /// Where to pin a new network namespace.
     pub net: Option<PathBuf>,
     /// Where to pin a new IPC namespace.
@@ -33,9 +37,20 @@ pub struct SandboxNamespaces {
     pub sysctls: BTreeMap<String, String>,
 }
 
+/// A user namespace to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PinnedUser {
+    /// Where to pin it.
+    pub path: PathBuf,
+    /// Its ids.
+    pub mappings: UserNamespace,
+}
+
 /// Open handles of the namespaces that were made.
 #[derive(Debug, Default)]
 pub struct NamespaceHandles {
+    /// The user namespace.
+    pub user: Option<OwnedFd>,
     /// The network namespace.
     pub net: Option<OwnedFd>,
     /// The IPC namespace.
@@ -54,9 +69,43 @@ pub struct NamespaceHandles {
 pub fn make_sandbox_namespaces(
     wanted: &SandboxNamespaces,
 ) -> Result<NamespaceHandles, LaunchError> {
+    let user = wanted.user.as_ref().map(|user| user::make(&user.mappings)).transpose()?;
+    let handles = hold_and_pin(wanted, user)?;
+    // Some values mean what they mean only to the host's root, who may set all of them.
+    let result = match handles.user {
+        Some(_) if !wanted.sysctls.is_empty() => set_from_outside(wanted, &handles),
+        _ => Ok(()),
+    };
+    match result {
+        Ok(()) => Ok(handles),
+        Err(error) => {
+            unpin_all(&wanted.pins());
+            Err(error)
+        }
+    }
+}
+
+impl SandboxNamespaces {
+    /// The paths at which something is pinned.
+    pub fn pins(&self) -> Vec<&Path> {
+        let user = self.user.as_ref().map(|user| &user.path);
+        let all = [user, self.net.as_ref(), self.ipc.as_ref(), self.uts.as_ref()];
+        all.into_iter().flatten().map(PathBuf::as_path).collect()
+    }
+}
+
+/// Makes the namespaces in a child, which holds them until they are pinned.
+fn hold_and_pin(
+    wanted: &SandboxNamespaces,
+    user: Option<OwnedFd>,
+) -> Result<NamespaceHandles, LaunchError> {
     let pid = ChildPid::Given(PidNamespace::Host);
     let spawned = spawn::spawn(&pid, &Placement::default(), |token, voice| {
-        let made = process::isolate()
+        let made = process::isolate().and_then(|()| match &user {
+            Some(user) => user::enter(user.as_fd()),
+            None => Ok(()),
+        });
+        let made = made
             .and_then(|()| {
                 sys::fds::close_inherited(token, &[voice.as_fd()])
                     .during(Step::Stdio, "failed to close descriptors")
@@ -68,8 +117,34 @@ pub fn make_sandbox_namespaces(
         }
     })?;
     let result =
-        channel::wait_until_ready(&spawned.socket).and_then(|()| pin_all(&spawned, wanted));
+        channel::wait_until_ready(&spawned.socket).and_then(|()| pin_all(&spawned, wanted, user));
     // The child only holds the namespaces, which the pins and the handles do now.
+    spawn::kill_and_reap(&spawned.pidfd);
+    result
+}
+
+/// Sets kernel parameters of namespaces that a user namespace owns, as the host's root.
+fn set_from_outside(
+    wanted: &SandboxNamespaces,
+    handles: &NamespaceHandles,
+) -> Result<(), LaunchError> {
+    let pid = ChildPid::Given(PidNamespace::Host);
+    let spawned = spawn::spawn(&pid, &Placement::default(), |_token, voice| {
+        let joined = [&handles.net, &handles.ipc, &handles.uts];
+        let set = process::isolate()
+            .and_then(|()| {
+                joined.into_iter().flatten().try_for_each(|namespace| {
+                    rustix::thread::move_into_link_name_space(namespace.as_fd(), None)
+                        .during(Step::Namespace, "failed to join a namespace")
+                })
+            })
+            .and_then(|()| set_sysctls(wanted));
+        match set {
+            Err(failure) => failure,
+            Ok(()) => hold(voice),
+        }
+    })?;
+    let result = channel::wait_until_ready(&spawned.socket);
     spawn::kill_and_reap(&spawned.pidfd);
     result
 }
@@ -115,19 +190,45 @@ fn make(wanted: &SandboxNamespaces) -> Done {
         rustix::system::sethostname(wanted.hostname.as_bytes())
             .during(Step::Hostname, "failed to set the host name")?;
     }
-    if wanted.sysctls.is_empty() {
+    if wanted.user.is_some() || wanted.sysctls.is_empty() {
         return Ok(());
     }
+    set_sysctls(wanted)
+}
+
+fn set_sysctls(wanted: &SandboxNamespaces) -> Done {
     let proc = sysctl::fresh_proc()?;
     for (key, value) in &wanted.sysctls {
-        sysctl::set(&proc, key, value, |kind| match kind {
-            Kind::Net => new.net,
-            Kind::Ipc => new.ipc,
-            Kind::Uts => new.uts,
-            Kind::Cgroup => false,
-        })?;
+        set_sysctl(wanted, &proc, key, value)?;
     }
     Ok(())
+}
+
+fn set_sysctl(wanted: &SandboxNamespaces, proc: &OwnedFd, key: &str, value: &str) -> Done {
+    let has_own = |kind| match kind {
+        Kind::Net => wanted.net.is_some(),
+        Kind::Ipc => wanted.ipc.is_some(),
+        Kind::Uts => wanted.uts.is_some(),
+        Kind::Cgroup => false,
+    };
+    let denied = Some(Errno::ACCESS.raw_os_error());
+    let root = wanted.user.as_ref().and_then(|user| user.mappings.host_uid(0));
+    match (sysctl::set(proc, key, value, has_own), root) {
+        // Since Linux 6.8 those of IPC belong to the namespace's root alone.
+        (Err(failure), Some(root)) if failure.errno == denied => {
+            take_uid(Uid::from_raw(root))?;
+            let result = sysctl::set(proc, key, value, has_own);
+            take_uid(Uid::ROOT)?;
+            result
+        }
+        (result, _) => result,
+    }
+}
+
+/// Acts as another user until the next call.
+fn take_uid(effective: Uid) -> Done {
+    rustix::thread::set_thread_res_uid(Uid::ROOT, effective, Uid::ROOT)
+        .during(Step::Sysctl, "failed to act as another user")
 }
 
 /// In the child: keeps the namespaces until the parent has taken them or has gone.
@@ -137,7 +238,11 @@ fn hold(voice: &Voice) -> ! {
     sys::clone::exit_now(0)
 }
 
-fn pin_all(child: &Spawned, wanted: &SandboxNamespaces) -> Result<NamespaceHandles, LaunchError> {
+fn pin_all(
+    child: &Spawned,
+    wanted: &SandboxNamespaces,
+    user: Option<OwnedFd>,
+) -> Result<NamespaceHandles, LaunchError> {
     let mut pinned = Vec::new();
     let mut pin_one = |kind: &'static str, path: &Option<PathBuf>| {
         let Some(path) = path else { return Ok(None) };
@@ -146,8 +251,11 @@ fn pin_all(child: &Spawned, wanted: &SandboxNamespaces) -> Result<NamespaceHandl
         pinned.push(path.clone());
         Ok(Some(handle))
     };
-    let mut pin_each = || {
+    let user_path = wanted.user.as_ref().map(|user| user.path.clone());
+    let pin_each = || {
+        pin_one("user", &user_path)?;
         Ok(NamespaceHandles {
+            user,
             net: pin_one("net", &wanted.net)?,
             ipc: pin_one("ipc", &wanted.ipc)?,
             uts: pin_one("uts", &wanted.uts)?,
@@ -155,12 +263,16 @@ fn pin_all(child: &Spawned, wanted: &SandboxNamespaces) -> Result<NamespaceHandl
     };
     let result = pin_each();
     if result.is_err() {
-        for path in pinned {
-            // The first error is the one to be told.
-            drop(remove_pin(&path));
-        }
+        unpin_all(&pinned);
     }
     result
+}
+
+fn unpin_all(paths: &[impl AsRef<Path>]) {
+    for path in paths {
+        // The first error is the one to be told.
+        drop(remove_pin(path.as_ref()));
+    }
 }
 
 /// Opens a namespace of a child that is not reaped, whose number is therefore its own.

@@ -8,6 +8,8 @@ use rustix::fs::{FileType, Mode, OFlags, Uid};
 use sys::clone::ChildToken;
 use sys::mount::{ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, MountAttr, Propagation};
 
+use types::UserNamespace;
+
 use crate::step::{Done, During};
 use crate::{ChildFailure, Stdio, Step, filesystem};
 
@@ -81,17 +83,28 @@ pub(crate) fn put_terminal(terminal: &impl AsFd) -> Done {
         .during(Step::Console, "failed to use the terminal")
 }
 
-/// Lets the container's user open its own pipes again, by `/dev/stdout` and the like.
-pub(crate) fn give_to_user(stdio: &Stdio<'_>, process: &Process) -> Done {
+/// Lets the container's user open its own pipes again, by `/dev/stdout` and the like. In a user
+/// namespace even root is another one than who made them.
+pub(crate) fn give_to_user(
+    stdio: &Stdio<'_>,
+    process: &Process,
+    mappings: Option<&UserNamespace>,
+) -> Done {
     let uid = process.user().uid();
-    if uid == 0 || matches!(stdio, Stdio::Terminal) {
+    let host_uid = match mappings {
+        None if uid == 0 => return Ok(()),
+        None => uid,
+        // One that is not mapped is refused where the process becomes it.
+        Some(mappings) => mappings.host_uid(uid).unwrap_or_default(),
+    };
+    if host_uid == 0 || matches!(stdio, Stdio::Terminal) {
         return Ok(());
     }
     let standard = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
     for fd in standard {
         let stat = rustix::fs::fstat(fd).during(Step::Stdio, "failed to look at a descriptor")?;
         if matches!(FileType::from_raw_mode(stat.st_mode), FileType::Fifo) {
-            rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), None)
+            rustix::fs::fchown(fd, Some(Uid::from_raw(host_uid)), None)
                 .during(Step::Stdio, "failed to give a pipe to the container's user")?;
         }
     }

@@ -35,5 +35,5 @@ pub use monitor_proto::{
     CgroupPlacement, ContainerPhase, ContainerPid, ContainerState, Exec, ExecCgroup, ExecId,
     ExecStarted, Exit, ExitRecord, Failure, FailureKind, Features, KillCgroup, LogTarget,
     MakeSandbox, Notice, OomFile, OomFileKind, Program, ReaperRequest, ReaperState, Rootfs,
-    SandboxMade, StartContainer, Started,
+    SandboxMade, StartContainer, Started, UserRequest,
 };

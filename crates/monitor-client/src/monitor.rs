@@ -120,6 +120,17 @@ impl Monitors {
         Ok(Self::run(greeting, None))
     }
 
+    /// Tries, in a process like those that start containers, whether containers can have user
+    /// namespaces here. `scratch` is an empty directory on the file system of the layers.
+    ///
+    /// # Errors
+    /// Why they cannot, in one line.
+    pub async fn probe_user_namespaces(&self, scratch: &Path) -> Result<(), String> {
+        let (program, scratch) = (self.program.clone(), scratch.to_owned());
+        let work = tokio::task::spawn_blocking(move || crate::spawn::probe(&program, &scratch));
+        work.await.unwrap_or_else(|error| Err(error.to_string()))
+    }
+
     /// Starts and places the process on a thread that may block.
     async fn start(
         &self,

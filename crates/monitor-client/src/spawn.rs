@@ -109,6 +109,23 @@ fn prepare(sandbox: &SandboxId, state_dir: &Path) -> Result<(OwnedFd, File), Mon
     Ok((listener, log_file))
 }
 
+/// Runs a process that tries user namespaces; it ends by itself.
+pub(crate) fn probe(program: &MonitorProgram, scratch: &Path) -> Result<(), String> {
+    let output = Command::new(program.path())
+        .arg0("corten-monitor")
+        .arg("--probe-user-namespaces")
+        .arg(scratch)
+        .env_clear()
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("failed to start the monitor's program: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(said.lines().last().map_or_else(|| output.status.to_string(), str::to_owned))
+}
+
 impl Child {
     fn new(mut child: std::process::Child) -> io::Result<Self> {
         match rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {

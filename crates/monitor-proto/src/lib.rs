@@ -38,7 +38,7 @@ pub use frame::{
 };
 pub use hello::{Features, Hello, HelloReply, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN};
 pub use message::{Attach, Message, Notice, Op, Reply, Request, ResizeTty, Signal};
-pub use sandbox::{MakeSandbox, ReaperRequest, SandboxMade};
+pub use sandbox::{MakeSandbox, ReaperRequest, SandboxMade, UserRequest};
 pub use socket::{Received, bind, connect, peer_uid, receive, send};
 pub use state::{ContainerPhase, ContainerState, ReaperState, StatePage};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use types::SandboxId;
+use types::{SandboxId, UserNamespace};
 
 use crate::CgroupPlacement;
 
@@ -14,6 +14,9 @@ use crate::CgroupPlacement;
 pub struct MakeSandbox {
     /// The sandbox; it must be the monitor's.
     pub sandbox: SandboxId,
+    /// A new user namespace, which owns the others, or `None` for the node's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<Box<UserRequest>>,
     /// Where to pin a new network namespace, or `None` for the node's.
     #[serde(default)]
     pub net: Option<PathBuf>,
@@ -32,6 +35,15 @@ pub struct MakeSandbox {
     /// A PID namespace of the pod with a reaper in it, or `None` for neither.
     #[serde(default)]
     pub reaper: Option<ReaperRequest>,
+}
+
+/// A user namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserRequest {
+    /// Where to pin it.
+    pub pin: PathBuf,
+    /// Its ids.
+    pub mappings: UserNamespace,
 }
 
 /// The first process of the pod's PID namespace.

@@ -8,6 +8,7 @@ use types::{ContainerConfig, ContainerId, Image, PidMode, Profile, SelinuxOption
 
 use crate::{
     error::{Error, Result},
+    image_volumes::{self, VolumeImages},
     record::{ContainerRecord, ContainerState, Exit, ImageRef, User},
     service::{blocking, container_key},
     spec,
@@ -78,20 +79,8 @@ impl PodTask {
                 "an AppArmor profile was asked for, but AppArmor is not active here".to_owned(),
             ));
         }
-        if config.security.namespaces.user.is_some() {
-            return Err(Error::Invalid(
-                "user namespaces are not supported by this runtime handler".to_owned(),
-            ));
-        }
-        if config.mounts.iter().any(|mount| mount.recursive_read_only) {
-            self.check_recursive_read_only()?;
-        }
-        if let Some(mount) = config.mounts.iter().find(|m| m.image.is_some()) {
-            return Err(Error::Invalid(format!(
-                "ImageVolumeMountFailed: image volumes are not supported by this runtime handler ({})",
-                mount.container_path
-            )));
-        }
+        check_recursive(config, self.can_recursive_read_only()?)?;
+        self.check_mapped_mounts(config)?;
         if !config.log_path.is_empty() {
             check_log_path(&config.log_path)?;
         }
@@ -105,7 +94,10 @@ impl PodTask {
         image: &Arc<Image>,
     ) -> Result<()> {
         let bundle = self.files.bundle(id);
-        let built = spec::build(self, id, &config, image).await?;
+        let user = self.record.config.security.namespaces.user.clone();
+        let images = image_volumes::find(&self.inner, &config, user.as_ref())?;
+        let mounted = self.mount_images(id, &config, &images, user.is_some()).await?;
+        let built = spec::build(self, id, &mounted, image).await?;
         let record = ContainerRecord {
             id: id.clone(),
             sandbox_id: self.id().clone(),
@@ -136,6 +128,7 @@ impl PodTask {
             cgroup: format!("{}/{id}", self.record.cgroup_parent),
             removing: false,
             damage: String::new(),
+            volume_images: images.iter().map(|(index, image)| (*index, image.id)).collect(),
             config,
         };
         let (inner, layers, key) = (self.inner.clone(), record.image.layers.clone(), id.clone());
@@ -152,11 +145,13 @@ impl PodTask {
                     source,
                 })?;
             }
-            inner.services.snapshots.prepare(&key, &layers).map_err(|source| Error::Snapshot {
-                what: format!("prepare the root of container {key}"),
-                source,
-            })?;
-            inner.make_volumes(&layers, &volumes)
+            inner.services.snapshots.prepare_for(&key, &layers, user.as_ref()).map_err(
+                |source| Error::Snapshot {
+                    what: format!("prepare the root of container {key}"),
+                    source,
+                },
+            )?;
+            inner.make_volumes(&layers, &volumes, user.as_ref())
         })
         .await?;
         let record = Arc::new(record);
@@ -165,6 +160,21 @@ impl PodTask {
         info!(name = %record.config.metadata.name, "created");
         self.containers.insert(id.clone(), Slot { record, ending: None });
         Ok(())
+    }
+
+    async fn mount_images(
+        &self,
+        id: &ContainerId,
+        config: &ContainerConfig,
+        images: &VolumeImages,
+        has_user_namespace: bool,
+    ) -> Result<ContainerConfig> {
+        let (inner, files, images) = (self.inner.clone(), self.files.clone(), images.clone());
+        let (id, config) = (id.clone(), config.clone());
+        blocking(move || {
+            image_volumes::mount(&inner, &files, &id, &config, &images, has_user_namespace)
+        })
+        .await
     }
 
     fn log_path(&self, config: &ContainerConfig) -> String {
@@ -283,18 +293,28 @@ impl PodTask {
         Ok(Some(handler.program(&self.files.program_root())))
     }
 
+    /// A program that knows nothing of mapped owners would mount without them.
+    fn check_mapped_mounts(&self, config: &ContainerConfig) -> Result<()> {
+        let handler = self.inner.handler(&self.record.config)?;
+        let mapped = config.mounts.iter().find(|mount| !mount.uid_mappings.is_empty());
+        match (handler, mapped) {
+            (Some(handler), Some(mount)) if !handler.features.mapped_mounts => {
+                Err(Error::Invalid(format!(
+                    "the owners of the mount on {} are to be mapped, which runtime handler \
+                     \"{}\" does not support",
+                    mount.container_path, self.record.config.runtime_handler
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Recursively read-only is what the kernel makes, or the handler's program.
-    fn check_recursive_read_only(&self) -> Result<()> {
-        let can = match self.inner.handler(&self.record.config)? {
+    fn can_recursive_read_only(&self) -> Result<bool> {
+        Ok(match self.inner.handler(&self.record.config)? {
             Some(handler) => handler.features.recursive_read_only,
             None => spec::supports_recursive_read_only(),
-        };
-        if can {
-            return Ok(());
-        }
-        Err(Error::RecursiveReadOnly(
-            "recursive read-only mounts are not supported by this runtime handler".to_owned(),
-        ))
+        })
     }
 
     /// Takes the root off that a program has run.
@@ -362,16 +382,16 @@ impl PodTask {
     async fn delete_files(&self, id: &ContainerId) -> Result<()> {
         let (inner, files, id, sandbox) =
             (self.inner.clone(), self.files.clone(), id.clone(), self.id().clone());
-        let bundle = files.bundle(&id);
         blocking(move || {
             files.unmount_root(&id)?;
+            files.unmount_images(&id)?;
             // Where the program could not delete it itself.
             crate::files::remove_dir(&files.program_root().join(id.as_str()))?;
             inner.services.snapshots.remove(&id).map_err(|source| Error::Snapshot {
                 what: format!("remove the root of container {id}"),
                 source,
             })?;
-            crate::files::remove_dir(&bundle)?;
+            crate::files::remove_dir(&files.bundle(&id))?;
             crate::files::remove_dir(&inner.volumes_dir(&id))?;
             inner.container_store.remove(&container_key(&sandbox, &id)).map_err(|source| {
                 Error::Record { what: format!("the removal of container {id}"), source }
@@ -391,6 +411,18 @@ pub(crate) fn refuse_selinux(options: Option<&SelinuxOptions>) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Refuses mounts that are to be read-only with all below them where the kernel cannot do it. What
+/// contradicts itself is refused with the specification.
+fn check_recursive(config: &ContainerConfig, is_supported: bool) -> Result<()> {
+    match config.mounts.iter().find(|mount| mount.recursive_read_only) {
+        Some(mount) if !is_supported => Err(Error::RecursiveReadOnly(format!(
+            "the mount on {} is to be read-only with all below it, which this runtime handler cannot",
+            mount.container_path
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn check_log_path(path: &str) -> Result<()> {
@@ -456,6 +488,25 @@ impl Exit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn recursive_mounts_need_a_kernel_that_knows_them() {
+        let config: ContainerConfig = serde_json::from_value(serde_json::json!({
+            "metadata": { "name": "c", "attempt": 0 },
+            "image": {}, "command": [], "args": [], "working_dir": "", "envs": [],
+            "mounts": [
+                { "container_path": "/a" },
+                { "container_path": "/b", "readonly": true, "recursive_read_only": true },
+            ],
+            "devices": [], "labels": {}, "annotations": {}, "log_path": "", "stdin": false,
+            "stdin_once": false, "tty": false, "cdi_devices": [], "stop_signal": null,
+            "resources": {}, "security": types::ContainerSecurity::default(),
+        }))
+        .unwrap();
+        check_recursive(&config, true).unwrap();
+        let error = check_recursive(&config, false).unwrap_err().to_string();
+        assert!(error.starts_with("RROUnsupported: the mount on /b "), "{error}");
+    }
 
     #[test]
     fn log_paths_that_leave_the_directory_are_refused() {

@@ -23,6 +23,15 @@ pub enum Error {
     /// A recursively read-only mount that cannot be.
     #[error("RROUnsupported: {0}")]
     RecursiveReadOnly(String),
+    /// An image that is to be mounted in a container cannot be. The kubelet looks for the first
+    /// word.
+    #[error("ImageVolumeMountFailed: mount on {target}: {why}")]
+    ImageVolume {
+        /// Where in the container.
+        target: String,
+        /// The cause.
+        why: String,
+    },
     /// No handler has this name.
     #[error("no runtime handler is named \"{0}\"")]
     NoHandler(String),

@@ -3,11 +3,11 @@
 //!
 //! ```text
 //! <state>/pods/<sandbox>/          monitor.sock, exits/, …     (the monitor's)
-//!                        ns/       pinned IPC and UTS namespaces
+//!                        ns/       pinned user, IPC and UTS namespaces
 //!                        shm/      the pod's /dev/shm, a tmpfs
 //!                        hostname, hosts, resolv.conf
 //!                        program/  what a handler's program knows of its containers
-//!                        containers/<container>/config.json, rootfs/, volumes/
+//!                        containers/<container>/config.json, rootfs/, images/
 //! <netns_dir>/corten-<sandbox>     the pinned network namespace
 //! ```
 
@@ -35,6 +35,10 @@ impl PodFiles {
 
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    pub(crate) fn user_ns(&self) -> PathBuf {
+        self.dir.join("ns/user")
     }
 
     pub(crate) fn ipc_ns(&self) -> PathBuf {
@@ -65,6 +69,29 @@ impl PodFiles {
         self.dir.join("containers").join(id.as_str())
     }
 
+    /// Where an image that a container mounts is.
+    pub(crate) fn image_dir(&self, id: &ContainerId, index: usize) -> PathBuf {
+        self.bundle(id).join(IMAGES_DIR).join(index.to_string())
+    }
+
+    /// Takes the images of a container off.
+    pub(crate) fn unmount_images(&self, id: &ContainerId) -> Result<()> {
+        unmount_below(&self.bundle(id).join(IMAGES_DIR))
+    }
+
+    /// Gives the files that containers see to another root than the host's.
+    pub(crate) fn give(&self, (uid, gid): (u32, u32)) -> Result<()> {
+        for path in [self.hostname(), self.hosts(), self.resolv_conf()] {
+            match std::os::unix::fs::lchown(&path, Some(uid), Some(gid)) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::File { what: "give away", path, source: e });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the sandbox's directories.
     pub(crate) fn create(&self) -> Result<()> {
         for dir in [self.dir.clone(), self.dir.join("ns"), self.dir.join("containers"), self.shm()]
@@ -91,11 +118,12 @@ impl PodFiles {
         }
     }
 
-    /// Mounts the pod's `/dev/shm`, a tmpfs of `size` bytes.
-    pub(crate) fn mount_shm(&self, size: u64) -> Result<()> {
+    /// Mounts the pod's `/dev/shm`, a tmpfs of `size` bytes that belongs to the pod's root.
+    pub(crate) fn mount_shm(&self, size: u64, (uid, gid): (u32, u32)) -> Result<()> {
         let path = self.shm();
         let flags = MountFlags::NOEXEC | MountFlags::NOSUID | MountFlags::NODEV;
-        let data = std::ffi::CString::new(format!("mode=1777,size={size}")).unwrap_or_default();
+        let data = format!("mode=1777,size={size},uid={uid},gid={gid}");
+        let data = std::ffi::CString::new(data).unwrap_or_default();
         mount(c"shm", &path, c"tmpfs", flags, data.as_c_str()).map_err(|e| Error::File {
             what: "mount a tmpfs on",
             path,
@@ -127,10 +155,11 @@ impl PodFiles {
     pub(crate) fn release(&self, netns: Option<&Path>) -> Result<()> {
         self.unmount_roots()?;
         unmount_all(&self.shm())?;
-        for pin in [Some(self.ipc_ns().as_path()), Some(self.uts_ns().as_path()), netns]
-            .into_iter()
-            .flatten()
-        {
+        for bundle in entries(&self.dir.join("containers"))? {
+            unmount_below(&bundle.join(IMAGES_DIR))?;
+        }
+        let own = [self.user_ns(), self.ipc_ns(), self.uts_ns()];
+        for pin in own.iter().map(PathBuf::as_path).chain(netns) {
             unmount_all(pin)?;
             remove_file(pin)?;
         }
@@ -140,6 +169,24 @@ impl PodFiles {
     /// Deletes the sandbox's directory. Mounts must be gone.
     pub(crate) fn remove(&self) -> Result<()> {
         remove_dir(&self.dir)
+    }
+}
+
+/// The directory of a bundle in which images are mounted.
+const IMAGES_DIR: &str = "images";
+
+/// Takes the mounts off the entries of a directory.
+fn unmount_below(dir: &Path) -> Result<()> {
+    entries(dir)?.iter().try_for_each(|path| unmount_all(path))
+}
+
+/// What lies in a directory; nothing where it is not there.
+fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+    let failed = |source| Error::File { what: "read", path: dir.to_owned(), source };
+    match fs::read_dir(dir) {
+        Ok(entries) => entries.map(|entry| entry.map(|e| e.path()).map_err(failed)).collect(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(failed(e)),
     }
 }
 
@@ -213,8 +260,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let files = PodFiles::new(dir.path(), &SandboxId::random());
         files.create().unwrap();
-        files.mount_shm(1 << 20).unwrap();
-        files.mount_shm(1 << 20).unwrap();
+        files.mount_shm(1 << 20, (0, 0)).unwrap();
+        files.mount_shm(1 << 20, (7, 8)).unwrap();
+        let shm = fs::metadata(files.shm()).unwrap();
+        assert_eq!(std::os::unix::fs::MetadataExt::uid(&shm), 7);
+        let image = files.image_dir(&ContainerId::random(), 3);
+        make_dir(&image).unwrap();
+        mount(c"image", &image, c"tmpfs", MountFlags::RDONLY, c"").unwrap();
         fs::write(files.shm().join("x"), "x").unwrap();
         let netns = dir.path().join("netns");
         fs::write(&netns, "").unwrap();

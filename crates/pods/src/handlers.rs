@@ -50,6 +50,8 @@ pub struct HandlerFeatures {
     pub recursive_read_only: bool,
     /// User namespaces.
     pub user_namespaces: bool,
+    /// Mounts with mapped owners.
+    pub mapped_mounts: bool,
 }
 
 impl Handler {
@@ -143,6 +145,8 @@ fn read_features(value: &Value) -> HandlerFeatures {
         recursive_read_only: holds("/mountOptions", "rro") && crate::supports_recursive_read_only(),
         // The roots of such containers are not mapped by anybody yet.
         user_namespaces: false,
+        mapped_mounts: value.pointer("/linux/mountExtensions/idmap/enabled")
+            == Some(&Value::Bool(true)),
     }
 }
 
@@ -196,6 +200,9 @@ mod tests {
     fn features_are_read_as_the_specification_has_them() {
         let rro = serde_json::json!({ "ociVersionMin": "1.0.0", "mountOptions": ["ro", "rro"] });
         assert_eq!(read_features(&rro).recursive_read_only, crate::supports_recursive_read_only());
+        let idmap = serde_json::json!({ "idmap": { "enabled": true } });
+        let mapping = serde_json::json!({ "linux": { "mountExtensions": idmap } });
+        assert!(read_features(&mapping).mapped_mounts);
         assert_eq!(read_features(&serde_json::json!({})), HandlerFeatures::default());
         assert_eq!(read_features(&serde_json::json!([])), HandlerFeatures::default());
     }

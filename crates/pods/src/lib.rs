@@ -18,6 +18,7 @@ mod exec;
 mod files;
 mod filters;
 mod handlers;
+mod image_volumes;
 mod index;
 mod limits;
 mod log;

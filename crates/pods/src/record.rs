@@ -13,7 +13,7 @@
 //! the next attempt. After a crash it is rolled back. `Starting` is on disk before
 //! the monitor is told to start, so that a process starts at most once.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 use types::{ContainerConfig, ContainerId, DiffId, ImageId, SandboxConfig, SandboxId};
@@ -128,6 +128,9 @@ pub struct ContainerRecord {
     pub stop_signal: i32,
     /// Its cgroup.
     pub cgroup: String,
+    /// The images that it mounts, by the number of the mount.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub volume_images: BTreeMap<usize, ImageId>,
     /// Whether a removal has begun; it is then only to be removed.
     pub removing: bool,
     /// Why it is listed though its record could not be read, or empty.

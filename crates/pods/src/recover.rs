@@ -50,6 +50,7 @@ impl Pods {
     /// # Errors
     /// Fails only where the directories of records cannot be read at all.
     pub async fn recover(&self) -> Result<Recovered> {
+        self.inner.try_user_namespaces().await;
         let inner = self.inner.clone();
         let (found, damaged) = blocking(move || load(&inner)).await?;
         let known: Vec<SandboxId> = found.keys().cloned().collect();
@@ -262,6 +263,7 @@ fn stand_in_container(
         stop_signal: 15,
         cgroup: String::new(),
         removing: false,
+        volume_images: BTreeMap::new(),
         damage: why.to_owned(),
         id: id.clone(),
         sandbox_id: sandbox_id.clone(),

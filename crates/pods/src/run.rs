@@ -7,7 +7,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use monitor_client::{CgroupPlacement, MakeSandbox, ReaperRequest};
+use monitor_client::{CgroupPlacement, MakeSandbox, ReaperRequest, UserRequest};
 use network::{AttachRequest, DetachRequest};
 use state::Durability;
 use tracing::{info, warn};
@@ -29,14 +29,19 @@ const MONITOR_END: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Refuses what cannot be, before a name is claimed.
 pub(crate) fn validate(inner: &Inner, config: &SandboxConfig) -> Result<()> {
+    let namespaces = &config.security.namespaces;
     if let Some(handler) = inner.handler(config)? {
         handler.check(&config.runtime_handler)?;
+        if namespaces.user.is_some() && !handler.features.user_namespaces {
+            let name = &config.runtime_handler;
+            let text = format!("runtime handler \"{name}\" does not support user namespaces");
+            return Err(Error::Invalid(text));
+        }
     }
-    let namespaces = &config.security.namespaces;
-    if namespaces.user.is_some() {
-        return Err(Error::Invalid(
-            "user namespaces are not supported by this runtime handler".to_owned(),
-        ));
+    if namespaces.user.is_some()
+        && let Err(why) = inner.user_namespaces()
+    {
+        return Err(Error::Invalid(format!("user namespaces do not work here: {why}")));
     }
     if let PidMode::Target(_) = namespaces.pid {
         return Err(Error::Invalid(
@@ -52,8 +57,14 @@ pub(crate) fn validate(inner: &Inner, config: &SandboxConfig) -> Result<()> {
             config.log_directory
         )));
     }
-    crate::container::refuse_selinux(config.security.selinux.as_ref())?;
-    Ok(())
+    crate::container::refuse_selinux(config.security.selinux.as_ref())
+}
+
+/// Whose the files of a pod are on the host: its root's.
+pub(crate) fn owner(config: &SandboxConfig) -> (u32, u32) {
+    let Some(user) = &config.security.namespaces.user else { return (0, 0) };
+    // Both are checked to be there.
+    (user.host_uid(0).unwrap_or(0), user.host_gid(0).unwrap_or(0))
 }
 
 /// Makes a sandbox and starts its task.
@@ -146,9 +157,9 @@ async fn write_files(task: &PodTask) -> Result<()> {
         }
         files.write_public(&files.hostname(), &format!("{}\n", hostname(config)))?;
         if config.security.namespaces.ipc == NamespaceMode::Pod {
-            files.mount_shm(size)?;
+            files.mount_shm(size, owner(config))?;
         }
-        Ok(())
+        files.give(owner(config))
     })
     .await
 }
@@ -193,6 +204,10 @@ async fn make_namespaces(task: &mut PodTask) -> Result<()> {
     };
     let request = MakeSandbox {
         sandbox: task.id().clone(),
+        user: namespaces
+            .user
+            .clone()
+            .map(|mappings| Box::new(UserRequest { pin: task.files.user_ns(), mappings })),
         net: task.record.netns.clone(),
         ipc: own_ipc.then(|| task.files.ipc_ns()),
         // The node's UTS namespace goes with the node's network.
@@ -232,7 +247,8 @@ async fn attach(task: &PodTask) -> Result<Option<network::Attachment>> {
     let ips = attachment.ips.clone();
     blocking(move || {
         let text = container_spec::files::hosts(&hostname(&record.config), &ips);
-        files.write_public(&files.hosts(), &text)
+        files.write_public(&files.hosts(), &text)?;
+        files.give(owner(&record.config))
     })
     .await?;
     Ok(Some(attachment))

@@ -1,6 +1,11 @@
 //! The front of this crate: what the API layer calls.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use cgroups::Cgroups;
 use images::Images;
@@ -10,7 +15,7 @@ use oci_spec::runtime::PosixRlimit;
 use snapshots::Snapshots;
 use state::{Durability, Store};
 use tokio::task::spawn_blocking;
-use tracing::{Instrument, error};
+use tracing::{Instrument, error, info};
 use types::{ContainerConfig, ContainerId, Profile, SandboxConfig, SandboxId};
 
 use crate::{
@@ -80,6 +85,8 @@ pub(crate) struct Inner {
     pub(crate) filters: Filters,
     pub(crate) sandbox_store: Store,
     pub(crate) container_store: Store,
+    /// Whether containers can have user namespaces here, or why not; tried at start.
+    pub(crate) user_namespaces: OnceLock<std::result::Result<(), String>>,
     /// Held for reading while a monitor is put into the monitors' cgroup, for writing
     /// while that is removed.
     pub(crate) monitors_cgroup: tokio::sync::RwLock<()>,
@@ -110,6 +117,7 @@ impl Pods {
         let (sandbox_store, container_store) =
             (open("sandboxes", "sandbox")?, open("containers", "container")?);
         make_dir(&options.state.join("pods"))?;
+        make_dir(&options.root.join("volumes"))?;
         let inner = Inner {
             options,
             services,
@@ -119,9 +127,19 @@ impl Pods {
             filters: Filters::default(),
             sandbox_store,
             container_store,
+            user_namespaces: OnceLock::new(),
             monitors_cgroup: tokio::sync::RwLock::new(()),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Whether containers can have user namespaces here; before [`Pods::recover`] is done nobody
+    /// knows, and it is said that they cannot.
+    ///
+    /// # Errors
+    /// Why they cannot.
+    pub fn user_namespaces(&self) -> std::result::Result<(), String> {
+        self.inner.user_namespaces().map_err(str::to_owned)
     }
 
     /// Makes a sandbox. The same request again joins the first or gets its result;
@@ -293,6 +311,35 @@ impl Pods {
 }
 
 impl Inner {
+    /// Tries once whether containers can have user namespaces here.
+    pub(crate) async fn try_user_namespaces(&self) {
+        let result = self.probe_user_namespaces().await;
+        match &result {
+            Ok(()) => info!("user namespaces work"),
+            Err(why) => info!("user namespaces are not offered: {why}"),
+        }
+        let _ = self.user_namespaces.set(result);
+    }
+
+    /// The layers' file system is tried: whether it can map owners is its own matter.
+    async fn probe_user_namespaces(&self) -> std::result::Result<(), String> {
+        let scratch = self.services.snapshots.root().join("new").join("user-namespaces");
+        make_dir(&scratch).map_err(|error| telemetry::chain(&error))?;
+        let result = self.services.monitors.probe_user_namespaces(&scratch).await;
+        if let Err(error) = crate::files::remove_dir(&scratch) {
+            tracing::warn!(error = %telemetry::chain(&error), "what was tried remains");
+        }
+        result
+    }
+
+    pub(crate) fn user_namespaces(&self) -> std::result::Result<(), &str> {
+        match self.user_namespaces.get() {
+            Some(Ok(())) => Ok(()),
+            Some(Err(why)) => Err(why),
+            None => Err("they were not tried yet"),
+        }
+    }
+
     /// Keeps a sandbox's record. A disk that refuses is logged: the kernel and the
     /// monitor still hold the truth, and the object stays removable.
     pub(crate) async fn keep_sandbox(self: &Arc<Self>, record: &Arc<SandboxRecord>) {

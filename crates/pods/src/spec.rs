@@ -187,6 +187,7 @@ pub(crate) async fn build(
         let own_network = sandbox.netns.is_some();
         let own_ipc = asked.ipc == NamespaceMode::Pod;
         let (ipc, uts, shm) = (files.ipc_ns(), files.uts_ns(), files.shm());
+        let user_ns = files.user_ns();
         let (hostname_file, hosts, resolv_conf) =
             (files.hostname(), files.hosts(), files.resolv_conf());
         let (bundle, volumes) = (files.bundle(&id), inner.volumes_dir(&id));
@@ -211,6 +212,7 @@ pub(crate) async fn build(
                 network: sandbox.netns.as_deref(),
                 ipc: own_ipc.then_some(ipc.as_path()),
                 uts: own_network.then_some(uts.as_path()),
+                user: asked.user.is_some().then_some(user_ns.as_path()),
                 pid: match config.security.namespaces.pid {
                     PidMode::Node => PidNamespace::Node,
                     PidMode::Pod | PidMode::Container | PidMode::Target(_) => PidNamespace::New,

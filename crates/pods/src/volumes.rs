@@ -11,10 +11,10 @@ use std::{
 
 use container_spec::Volume;
 use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, chownat, fstat, mkdirat, openat, readlinkat, statat,
-    symlinkat,
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, Uid, chownat, fstat, mkdirat, openat, readlinkat,
+    statat, symlinkat,
 };
-use types::{ContainerId, DiffId};
+use types::{ContainerId, DiffId, UserNamespace};
 
 use crate::{
     error::{Error, Result},
@@ -31,7 +31,12 @@ impl Inner {
     }
 
     /// Makes and fills volumes.
-    pub(crate) fn make_volumes(&self, layers: &[DiffId], volumes: &[Volume]) -> Result<()> {
+    pub(crate) fn make_volumes(
+        &self,
+        layers: &[DiffId],
+        volumes: &[Volume],
+        user: Option<&UserNamespace>,
+    ) -> Result<()> {
         if volumes.is_empty() {
             return Ok(());
         }
@@ -42,7 +47,7 @@ impl Inner {
             .map_err(|source| Error::Snapshot { what: "look into the image".to_owned(), source })?;
         for volume in volumes {
             crate::files::make_dir(&volume.host_path)?;
-            copy_up(&view, volume).map_err(|source| Error::File {
+            copy_up(&view, volume, user).map_err(|source| Error::File {
                 what: "fill the volume",
                 path: volume.container_path.clone().into(),
                 source,
@@ -52,21 +57,27 @@ impl Inner {
     }
 }
 
-fn copy_up(view: &OwnedFd, volume: &Volume) -> io::Result<()> {
+fn copy_up(view: &OwnedFd, volume: &Volume, user: Option<&UserNamespace>) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let to = rustix::fs::open(&volume.host_path, flags | OFlags::NOFOLLOW, Mode::empty())?;
     match sys::root::open(view, Path::new(&volume.container_path), flags) {
-        Ok(from) => copy_dir(from.as_fd(), to.as_fd(), 0),
+        Ok(from) => copy_dir(from.as_fd(), to.as_fd(), user, 0),
         // The image has nothing there, or no directory: the volume is empty.
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            rustix::fs::fchmod(&to, Mode::from_raw_mode(0o755))?;
-            Ok(())
+            let (uid, gid) = owner((0, 0), user);
+            rustix::fs::fchown(&to, uid, gid)?;
+            Ok(rustix::fs::fchmod(&to, Mode::from_raw_mode(0o755))?)
         }
         Err(e) => Err(e),
     }
 }
 
-fn copy_dir(from: BorrowedFd<'_>, to: BorrowedFd<'_>, depth: usize) -> io::Result<()> {
+fn copy_dir(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    user: Option<&UserNamespace>,
+    depth: usize,
+) -> io::Result<()> {
     if depth > MAX_DEPTH {
         return Err(io::Error::other("its directories are nested too deep"));
     }
@@ -84,7 +95,7 @@ fn copy_dir(from: BorrowedFd<'_>, to: BorrowedFd<'_>, depth: usize) -> io::Resul
                 mkdirat(to, name, Mode::RWXU)?;
                 let source = openat(from, name, read | OFlags::DIRECTORY, Mode::empty())?;
                 let target = openat(to, name, read | OFlags::DIRECTORY, Mode::empty())?;
-                copy_dir(source.as_fd(), target.as_fd(), depth + 1)?;
+                copy_dir(source.as_fd(), target.as_fd(), user, depth + 1)?;
             }
             FileType::RegularFile => {
                 let source = openat(from, name, read, Mode::empty())?;
@@ -95,11 +106,11 @@ fn copy_dir(from: BorrowedFd<'_>, to: BorrowedFd<'_>, depth: usize) -> io::Resul
                     | OFlags::CLOEXEC;
                 let target = openat(to, name, write, mode)?;
                 io::copy(&mut File::from(source), &mut File::from(target.try_clone()?))?;
-                own(&target, &stat, mode)?;
+                own(&target, &stat, user, mode)?;
             }
             FileType::Symlink => {
                 symlinkat(&readlinkat(from, name, Vec::new())?, to, name)?;
-                let (uid, gid) = owner(&stat);
+                let (uid, gid) = owner((stat.st_uid, stat.st_gid), user);
                 chownat(to, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
             }
             // Devices, sockets and pipes are not what a volume is filled with.
@@ -107,16 +118,30 @@ fn copy_dir(from: BorrowedFd<'_>, to: BorrowedFd<'_>, depth: usize) -> io::Resul
         }
     }
     let stat = fstat(from)?;
-    own(&to, &stat, Mode::from_raw_mode(stat.st_mode & 0o7777))
+    own(&to, &stat, user, Mode::from_raw_mode(stat.st_mode & 0o7777))
 }
 
-fn owner(stat: &rustix::fs::Stat) -> (Option<rustix::fs::Uid>, Option<rustix::fs::Gid>) {
-    (Some(rustix::fs::Uid::from_raw(stat.st_uid)), Some(rustix::fs::Gid::from_raw(stat.st_gid)))
+/// Whose a file is on the host, if it is `uid`'s and `gid`'s in the image. Who is not in the user
+/// namespace is its root, as nobody else in there could be given the file.
+fn owner((uid, gid): (u32, u32), user: Option<&UserNamespace>) -> (Option<Uid>, Option<Gid>) {
+    let (uid, gid) = match user {
+        None => (Some(uid), Some(gid)),
+        Some(user) => (
+            user.host_uid(uid).or_else(|| user.host_uid(0)),
+            user.host_gid(gid).or_else(|| user.host_gid(0)),
+        ),
+    };
+    (uid.map(Uid::from_raw), gid.map(Gid::from_raw))
 }
 
 /// The owner first: changing it takes set-user-id bits away.
-fn own(file: &impl AsFd, stat: &rustix::fs::Stat, mode: Mode) -> io::Result<()> {
-    let (uid, gid) = owner(stat);
+fn own(
+    file: &impl AsFd,
+    stat: &rustix::fs::Stat,
+    user: Option<&UserNamespace>,
+    mode: Mode,
+) -> io::Result<()> {
+    let (uid, gid) = owner((stat.st_uid, stat.st_gid), user);
     rustix::fs::fchown(file, uid, gid)?;
     Ok(rustix::fs::fchmod(file, mode)?)
 }

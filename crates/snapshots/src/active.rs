@@ -1,7 +1,7 @@
 //! Containers' own files, on top of layers.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     fs, io,
     os::{
         fd::AsFd,
@@ -11,7 +11,7 @@ use std::{
 };
 
 use state::Durability;
-use types::{ContainerId, DiffId};
+use types::{ContainerId, DiffId, UserNamespace};
 
 use crate::{
     Active, SnapshotError, Snapshots, Usage,
@@ -28,6 +28,19 @@ impl Snapshots {
     /// # Errors
     /// Fails where a layer is missing, or where the container has one on others.
     pub fn prepare(&self, id: &ContainerId, layers: &[DiffId]) -> Result<Active, SnapshotError> {
+        self.prepare_for(id, layers, None)
+    }
+
+    /// The same for a container in a user namespace, whose root owns what it writes.
+    ///
+    /// # Errors
+    /// As [`Snapshots::prepare`].
+    pub fn prepare_for(
+        &self,
+        id: &ContainerId,
+        layers: &[DiffId],
+        user: Option<&UserNamespace>,
+    ) -> Result<Active, SnapshotError> {
         {
             // In the index before anything is written: from here on the layers are in use.
             let mut known = self.inner.known();
@@ -46,7 +59,7 @@ impl Snapshots {
             .actives
             .put(id.as_str(), &layers, Durability::Process)
             .map_err(SnapshotError::Record)
-            .and_then(|()| self.make_active(id, layers));
+            .and_then(|()| self.make_active(id, layers, user));
         if let Err(error) = made {
             if let Err(undo) = self.remove(id) {
                 tracing::warn!(container = %id, error = %undo, "what was made of its snapshot remains");
@@ -56,7 +69,12 @@ impl Snapshots {
         Ok(self.describe(&self.inner.known(), id, layers))
     }
 
-    fn make_active(&self, id: &ContainerId, layers: &[DiffId]) -> Result<(), SnapshotError> {
+    fn make_active(
+        &self,
+        id: &ContainerId,
+        layers: &[DiffId],
+        user: Option<&UserNamespace>,
+    ) -> Result<(), SnapshotError> {
         let failed =
             |source| SnapshotError::Active { action: "create", container: id.clone(), source };
         let active = self.describe(&self.inner.known(), id, layers);
@@ -65,7 +83,7 @@ impl Snapshots {
             fs::DirBuilder::new().mode(mode).create(path).map_err(failed)?;
         }
         match active.lower.first() {
-            Some(top) => inherit(top, &active.upper).map_err(failed),
+            Some(top) => inherit(top, &active.upper, user).map_err(failed),
             None => Ok(()),
         }
     }
@@ -102,16 +120,40 @@ impl Snapshots {
         lower
     }
 
-    /// Returns all containers that have a writable snapshot, the damaged ones too.
-    pub fn actives(&self) -> Vec<ContainerId> {
-        self.inner.known().actives.keys().cloned().collect()
+    /// Keeps layers that a container uses beside its own, as those of images that it mounts,
+    /// until it is removed.
+    ///
+    /// # Errors
+    /// Fails where a layer is missing.
+    pub fn hold(&self, id: &ContainerId, layers: &[DiffId]) -> Result<(), SnapshotError> {
+        {
+            let mut known = self.inner.known();
+            if let Some(missing) = layers.iter().find(|l| !known.layers.contains_key(*l)) {
+                return Err(SnapshotError::MissingLayer(*missing));
+            }
+            known.held.insert(id.clone(), layers.to_vec());
+        }
+        let kept = self.inner.held.put(id.as_str(), &layers, Durability::Process);
+        kept.map_err(|error| {
+            self.inner.known().held.remove(id);
+            SnapshotError::Record(error)
+        })
     }
 
-    /// Removes a container's writable snapshot; none is fine.
+    /// Returns all containers that have a writable snapshot or hold layers, the damaged ones too.
+    pub fn actives(&self) -> Vec<ContainerId> {
+        let known = self.inner.known();
+        let all: BTreeSet<_> = known.actives.keys().chain(known.held.keys()).cloned().collect();
+        all.into_iter().collect()
+    }
+
+    /// Removes a container's writable snapshot and what it holds; none is fine.
     ///
     /// # Errors
     /// Fails where files cannot be removed.
     pub fn remove(&self, id: &ContainerId) -> Result<(), SnapshotError> {
+        self.inner.held.remove(id.as_str()).map_err(SnapshotError::Record)?;
+        self.inner.known().held.remove(id);
         self.inner.discard("active", id.as_str())?;
         self.inner.actives.remove(id.as_str()).map_err(SnapshotError::Record)?;
         self.inner.known().actives.remove(id);
@@ -147,9 +189,17 @@ pub(crate) fn check(
     }
 }
 
-/// The upper directory is the container's `/`: it has the mode and owner of the image's.
-fn inherit(from: &Path, to: &Path) -> io::Result<()> {
+/// The upper directory is the container's `/`: it has the mode and owner of the image's. An owner
+/// that the container's user namespace does not have is its root.
+fn inherit(from: &Path, to: &Path, user: Option<&UserNamespace>) -> io::Result<()> {
     let meta = fs::metadata(from)?;
-    std::os::unix::fs::chown(to, Some(meta.uid()), Some(meta.gid()))?;
+    let (uid, gid) = match user {
+        None => (Some(meta.uid()), Some(meta.gid())),
+        Some(user) => (
+            user.host_uid(meta.uid()).or_else(|| user.host_uid(0)),
+            user.host_gid(meta.gid()).or_else(|| user.host_gid(0)),
+        ),
+    };
+    std::os::unix::fs::chown(to, uid, gid)?;
     fs::set_permissions(to, fs::Permissions::from_mode(meta.mode() & 0o7777))
 }

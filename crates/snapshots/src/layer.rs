@@ -137,7 +137,8 @@ impl Snapshots {
     fn out_of_use(&self, keep: &HashSet<DiffId>) -> Vec<(DiffId, Seal, Hidden)> {
         let mut known = self.inner.known();
         let known = &mut *known;
-        let used: HashSet<DiffId> = known.actives.values().flatten().flatten().copied().collect();
+        let below = known.actives.values().flatten().flatten();
+        let used: HashSet<DiffId> = below.chain(known.held.values().flatten()).copied().collect();
         let gone = known.layers.extract_if(.., |id, _| {
             !keep.contains(id) && !used.contains(id) && !known.pins.contains_key(id)
         });

@@ -6,6 +6,7 @@
 //! <root>/seals/<hex>          written, synced, after the layer's files are synced
 //! <root>/active/<id>/fs work  a container's own files
 //! <root>/actives/<id>         which layers they lie on
+//! <root>/held/<id>            layers that a container uses beside those
 //! <root>/new/ trash/          being written, being deleted: emptied at open
 //! <root>/empty/               the lower directory of an image without layers
 //! ```

@@ -35,6 +35,7 @@ pub(crate) struct Inner {
     pub(crate) root: PathBuf,
     pub(crate) seals: Store,
     pub(crate) actives: Store,
+    pub(crate) held: Store,
     known: Mutex<Known>,
     next: AtomicU64,
 }
@@ -56,6 +57,8 @@ pub(crate) struct Known {
     pub(crate) layers: BTreeMap<DiffId, Seal>,
     /// `None` where the record could not be read: only to be removed.
     pub(crate) actives: BTreeMap<ContainerId, Option<Vec<DiffId>>>,
+    /// Layers that containers use beside their own.
+    pub(crate) held: BTreeMap<ContainerId, Vec<DiffId>>,
     pub(crate) pins: HashMap<DiffId, usize>,
 }
 
@@ -81,6 +84,7 @@ impl Snapshots {
             root: root.to_owned(),
             seals: records("seals", "layer")?,
             actives: records("actives", "active")?,
+            held: records("held", "held")?,
             known: Mutex::default(),
             next: AtomicU64::new(0),
         };
@@ -156,6 +160,12 @@ impl Inner {
         for record in self.actives.load_all::<Vec<DiffId>>().map_err(SnapshotError::Record)? {
             if let Ok(id) = record.name.parse::<ContainerId>() {
                 known.actives.insert(id, record.value.ok());
+            }
+        }
+        for record in self.held.load_all::<Vec<DiffId>>().map_err(SnapshotError::Record)? {
+            if let Ok(id) = record.name.parse::<ContainerId>() {
+                // A damaged one holds nothing, and is removed with its container.
+                known.held.insert(id, record.value.unwrap_or_default());
             }
         }
         let is_known = |dir: &str, name: &str| match dir {

@@ -4,7 +4,7 @@ use std::{
     ffi::CString,
     fs::File,
     io::{self, Read},
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -13,8 +13,8 @@ use rustix::{
     io::Errno,
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags,
-        OpenTreeFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change,
-        open_tree,
+        MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
+        mount_change, move_mount, open_tree,
     },
 };
 use sys::namespace::NewNamespaces;
@@ -29,22 +29,53 @@ impl Snapshots {
     /// # Errors
     /// Fails where a layer is missing, or the kernel refuses the mount.
     pub fn open_view(&self, layers: &[DiffId]) -> Result<OwnedFd, SnapshotError> {
-        let mut lower = {
-            let known = self.inner.known();
-            check(layers, |layer| known.layers.contains_key(layer))?;
-            self.lower(&known, layers)
-        };
-        // Without an upper directory overlayfs wants two lower ones.
-        lower.push(self.inner.root.join("empty"));
-        lower.dedup();
+        let lower = self.view_layers(layers)?;
         let failed = |source: io::Error| SnapshotError::View {
             action: "mount the layers".to_owned(),
             source,
         };
         match &lower[..] {
-            [only] => open_dir(only).map_err(failed),
+            [only] => copy_read_only(only).map_err(failed),
             many => mount(many, &self.inner.root.join("empty")).map_err(failed),
         }
+    }
+
+    /// The same for containers in a user namespace: its root owns what root owns in the image.
+    ///
+    /// # Errors
+    /// As [`Snapshots::open_view`]; or the store's file system cannot map owners.
+    pub fn open_mapped_view(
+        &self,
+        layers: &[DiffId],
+        user_namespace: BorrowedFd<'_>,
+    ) -> Result<OwnedFd, SnapshotError> {
+        let lower = self.view_layers(layers)?;
+        let place = self.inner.root.join("empty");
+        in_own_mount_namespace(|| {
+            for dir in &lower {
+                cover_mapped(dir, user_namespace)?;
+            }
+            match &lower[..] {
+                [only] => copy_read_only(only),
+                many => mount_by_layer(many).or_else(|error| {
+                    if is_invalid(&error) { attach_by_list(many, &place) } else { Err(error) }
+                }),
+            }
+        })
+        .map_err(|source| SnapshotError::View {
+            action: "mount the layers with mapped owners".to_owned(),
+            source,
+        })
+    }
+
+    /// The layers of a view, topmost first. Without an upper directory overlayfs wants two.
+    fn view_layers(&self, layers: &[DiffId]) -> Result<Vec<PathBuf>, SnapshotError> {
+        let known = self.inner.known();
+        check(layers, |layer| known.layers.contains_key(layer))?;
+        let mut lower = self.lower(&known, layers);
+        lower.push(self.inner.root.join("empty"));
+        lower.dedup();
+        Ok(lower)
     }
 
     /// Reads the regular file `path` of the image that `layers` make, following links
@@ -99,11 +130,36 @@ const ATTRIBUTES: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY
 fn mount(lower: &[PathBuf], place: &Path) -> io::Result<OwnedFd> {
     match mount_by_layer(lower) {
         // Before Linux 6.5 there is only a list, and fsconfig(2) takes 255 bytes of it.
-        Err(e) if e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
-            mount_by_list(lower, place)
-        }
+        Err(e) if is_invalid(&e) => mount_by_list(lower, place),
         result => result,
     }
+}
+
+fn is_invalid(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::INVAL.raw_os_error())
+}
+
+/// A detached copy of the mount at a directory.
+fn copy(dir: &Path) -> io::Result<OwnedFd> {
+    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    Ok(open_tree(CWD, dir, clone)?)
+}
+
+fn copy_read_only(dir: &Path) -> io::Result<OwnedFd> {
+    use sys::mount::{ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, MountAttr};
+    let tree = copy(dir)?;
+    let set = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
+    sys::mount::set_attributes(&tree, MountAttr { set, ..MountAttr::default() }, false)?;
+    Ok(tree)
+}
+
+/// Covers a directory by a copy of its mount with mapped owners.
+fn cover_mapped(dir: &Path, user_namespace: BorrowedFd<'_>) -> io::Result<()> {
+    let tree = copy(dir)?;
+    sys::mount::map_ids(&tree, user_namespace, false)?;
+    let place = open_dir(dir)?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(move_mount(&tree, "", &place, "", flags)?)
 }
 
 fn mount_by_layer(lower: &[PathBuf]) -> io::Result<OwnedFd> {
@@ -129,23 +185,33 @@ fn names(dirs: &[OwnedFd]) -> Vec<String> {
 /// namespace of its own, that a thread enters and takes with it when it ends. What is
 /// returned is a copy that is attached nowhere.
 fn mount_by_list(lower: &[PathBuf], place: &Path) -> io::Result<OwnedFd> {
-    let work = || -> io::Result<OwnedFd> {
+    in_own_mount_namespace(|| attach_by_list(lower, place))
+}
+
+fn attach_by_list(lower: &[PathBuf], place: &Path) -> io::Result<OwnedFd> {
+    // Opened in here: the kernel takes no directory of another mount namespace.
+    let dirs = open_all(lower)?;
+    let data = CString::new(format!("lowerdir={}", names(&dirs).join(":")))?;
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    rustix::mount::mount(
+        c"overlay",
+        place,
+        c"overlay",
+        flags | MountFlags::NOEXEC,
+        data.as_c_str(),
+    )?;
+    copy(place)
+}
+
+/// Works in a thread with a mount namespace of its own, of which nothing remains.
+fn in_own_mount_namespace(
+    work: impl FnOnce() -> io::Result<OwnedFd> + Send,
+) -> io::Result<OwnedFd> {
+    let work = || {
         sys::namespace::unshare(NewNamespaces { mount: true, ..NewNamespaces::default() })?;
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         mount_change("/", private)?;
-        // Opened in here: the kernel takes no directory of another mount namespace.
-        let dirs = open_all(lower)?;
-        let data = CString::new(format!("lowerdir={}", names(&dirs).join(":")))?;
-        let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
-        rustix::mount::mount(
-            c"overlay",
-            place,
-            c"overlay",
-            flags | MountFlags::NOEXEC,
-            data.as_c_str(),
-        )?;
-        let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        Ok(open_tree(CWD, place, clone)?)
+        work()
     };
     std::thread::scope(|scope| scope.spawn(work).join())
         .unwrap_or_else(|_| Err(io::Error::other("the mounting thread has panicked")))

@@ -9,7 +9,7 @@ use std::{
 };
 
 use snapshots::{SnapshotError, Snapshots, Usage};
-use types::{ContainerId, DiffId, Digest};
+use types::{ContainerId, DiffId, Digest, IdMapping, UserNamespace};
 
 fn id(n: u8) -> DiffId {
     DiffId(Digest::from_bytes([n; 32]))
@@ -81,11 +81,13 @@ fn a_damaged_seal_throws_the_layer_away() {
 fn only_what_nobody_needs_is_collected() {
     let dir = tempfile::tempdir().unwrap();
     let store = Snapshots::open(dir.path()).unwrap();
-    for n in 1..=5 {
+    for n in 1..=6 {
         put(&store, n, |_| ());
     }
     let container = ContainerId::random();
     store.prepare(&container, &[id(2)]).unwrap();
+    store.hold(&container, &[id(6), id(2)]).unwrap();
+    assert!(matches!(store.hold(&container, &[id(9)]), Err(SnapshotError::MissingLayer(_))));
     let pin = store.pin(&[id(3)]);
     let keep = HashSet::from([id(4)]);
     let report = store.collect(&keep).unwrap();
@@ -97,7 +99,8 @@ fn only_what_nobody_needs_is_collected() {
     let store = Snapshots::open(dir.path()).unwrap();
     assert_eq!(store.collect(&keep).unwrap().removed, [id(3)]);
     store.remove(&container).unwrap();
-    assert_eq!(store.collect(&HashSet::new()).unwrap().removed, [id(2), id(4)]);
+    assert_eq!(store.actives(), []);
+    assert_eq!(store.collect(&HashSet::new()).unwrap().removed, [id(2), id(4), id(6)]);
     assert_eq!(files_below(&dir.path().join("layers")), 0);
 }
 
@@ -128,6 +131,19 @@ fn a_containers_snapshot_has_the_images_root_and_is_removed_whole() {
     store.remove(&container).unwrap();
     assert!(store.get(&container).is_none() && store.actives().is_empty());
     assert_eq!(files_below(&dir.path().join("active")), 0);
+}
+
+#[test]
+fn in_a_user_namespace_the_root_is_mapped() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Snapshots::open(dir.path()).unwrap();
+    put(&store, 1, |root| std::os::unix::fs::chown(root, Some(7), Some(70_000)).unwrap());
+    let ids = |host_id| vec![IdMapping { host_id, container_id: 0, length: 65_536 }];
+    let user = UserNamespace { uids: ids(100_000), gids: ids(200_000) };
+    let active = store.prepare_for(&ContainerId::random(), &[id(1)], Some(&user)).unwrap();
+    let meta = fs::metadata(&active.upper).unwrap();
+    // A group that the namespace does not have becomes its root's.
+    assert_eq!((meta.uid(), meta.gid()), (100_007, 200_000));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 /// Read-only.
 pub const ATTR_RDONLY: u64 = 0x1;
@@ -60,7 +60,7 @@ impl MountAttr {
 /// # Errors
 /// The kernel's.
 pub fn set_attributes(mount: impl AsFd, attr: MountAttr, recursive: bool) -> io::Result<()> {
-    set_raw(mount.as_fd().as_raw_fd(), c"", libc::AT_EMPTY_PATH, attr, recursive)
+    set_raw(mount.as_fd().as_raw_fd(), c"", libc::AT_EMPTY_PATH, &raw(attr), recursive)
 }
 
 /// Changes the mount at an absolute path, and those below it when `recursive`.
@@ -68,9 +68,31 @@ pub fn set_attributes(mount: impl AsFd, attr: MountAttr, recursive: bool) -> io:
 /// # Errors
 /// The kernel's.
 pub fn set_attributes_at(path: &CStr, attr: MountAttr, recursive: bool) -> io::Result<()> {
-    set_raw(libc::AT_FDCWD, path, 0, attr, recursive)
+    set_raw(libc::AT_FDCWD, path, 0, &raw(attr), recursive)
 }
 
+/// Shows the files of the mount behind `mount`, and of those below it when `recursive`, with the
+/// owners that a user namespace makes of the stored ones: the user that is stored as 0 is shown as
+/// the namespace's root. The mount must not be attached yet.
+///
+/// # Errors
+/// The kernel's; `EINVAL` where a file system does not know of it.
+pub fn map_ids(
+    mount: impl AsFd,
+    user_namespace: BorrowedFd<'_>,
+    recursive: bool,
+) -> io::Result<()> {
+    let raw = RawAttr {
+        attr_set: ATTR_IDMAP,
+        userns_fd: u64::try_from(user_namespace.as_raw_fd()).map_err(io::Error::other)?,
+        ..RawAttr::default()
+    };
+    set_raw(mount.as_fd().as_raw_fd(), c"", libc::AT_EMPTY_PATH, &raw, recursive)
+}
+
+const ATTR_IDMAP: u64 = 0x0010_0000;
+
+#[derive(Default)]
 #[repr(C)]
 struct RawAttr {
     attr_set: u64,
@@ -81,13 +103,7 @@ struct RawAttr {
 
 const AT_RECURSIVE: libc::c_int = 0x8000;
 
-fn set_raw(
-    dir: libc::c_int,
-    path: &CStr,
-    flags: libc::c_int,
-    attr: MountAttr,
-    recursive: bool,
-) -> io::Result<()> {
+fn raw(attr: MountAttr) -> RawAttr {
     let propagation = match attr.propagation {
         None => 0,
         Some(Propagation::Unbindable) => libc::MS_UNBINDABLE,
@@ -95,7 +111,16 @@ fn set_raw(
         Some(Propagation::Slave) => libc::MS_SLAVE,
         Some(Propagation::Shared) => libc::MS_SHARED,
     };
-    let raw = RawAttr { attr_set: attr.set, attr_clr: attr.clear, propagation, userns_fd: 0 };
+    RawAttr { attr_set: attr.set, attr_clr: attr.clear, propagation, userns_fd: 0 }
+}
+
+fn set_raw(
+    dir: libc::c_int,
+    path: &CStr,
+    flags: libc::c_int,
+    raw: &RawAttr,
+    recursive: bool,
+) -> io::Result<()> {
     let flags = if recursive { flags | AT_RECURSIVE } else { flags };
     // SAFETY: rustix has no mount_setattr. The path ends in a zero byte, `raw` has the layout of
     // the kernel's `struct mount_attr` (all fields 64 bits wide) and both outlive the call.
@@ -105,7 +130,7 @@ fn set_raw(
             dir,
             path.as_ptr(),
             flags,
-            &raw const raw,
+            std::ptr::from_ref(raw),
             size_of::<RawAttr>(),
         )
     })?;

@@ -17,6 +17,8 @@ pub struct NewNamespaces {
     pub uts: bool,
     /// The view of the cgroup tree.
     pub cgroup: bool,
+    /// Users and groups; what is made with it is owned by it.
+    pub user: bool,
 }
 
 /// Puts the calling thread into new namespaces.
@@ -30,6 +32,7 @@ pub fn unshare(new: NewNamespaces) -> io::Result<()> {
     flags.set(UnshareFlags::NEWIPC, new.ipc);
     flags.set(UnshareFlags::NEWUTS, new.uts);
     flags.set(UnshareFlags::NEWCGROUP, new.cgroup);
+    flags.set(UnshareFlags::NEWUSER, new.user);
     if flags.is_empty() {
         return Ok(());
     }

@@ -48,6 +48,25 @@ pub struct IdMapping {
     pub length: u32,
 }
 
+impl IdMapping {
+    fn host_id_of(&self, id: u32) -> Option<u32> {
+        let offset = id.checked_sub(self.container_id).filter(|offset| *offset < self.length)?;
+        self.host_id.checked_add(offset)
+    }
+}
+
+impl UserNamespace {
+    /// The host's number of a user of the container, unless it is not mapped.
+    pub fn host_uid(&self, uid: u32) -> Option<u32> {
+        self.uids.iter().find_map(|mapping| mapping.host_id_of(uid))
+    }
+
+    /// The host's number of a group of the container, unless it is not mapped.
+    pub fn host_gid(&self, gid: u32) -> Option<u32> {
+        self.gids.iter().find_map(|mapping| mapping.host_id_of(gid))
+    }
+}
+
 /// How the groups that a request lists and those of the image's `/etc/group` join.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SupplementalGroupsPolicy {
@@ -126,4 +145,24 @@ pub struct HugepageLimit {
     pub page_size: String,
     /// In bytes.
     pub limit_bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_mapped_within_their_ranges() {
+        let mapping = |container_id, host_id, length| IdMapping { host_id, container_id, length };
+        let user = UserNamespace {
+            uids: vec![mapping(0, 100_000, 10), mapping(10, 500, 5)],
+            gids: vec![mapping(1, u32::MAX - 1, 10)],
+        };
+        let uids = [0, 9, 10, 14, 15].map(|id| user.host_uid(id));
+        assert_eq!(uids, [Some(100_000), Some(100_009), Some(500), Some(504), None]);
+        assert_eq!(
+            [0, 1, 2, 3].map(|id| user.host_gid(id)),
+            [None, Some(u32::MAX - 1), Some(u32::MAX), None]
+        );
+    }
 }

@@ -132,6 +132,13 @@ impl Setup {
                 network: pinned("/run/netns/n").filter(|_| !self.node_network),
                 ipc: pinned("/run/corten/s/ipc"),
                 uts: pinned("/run/corten/s/uts"),
+                user: self
+                    .sandbox
+                    .security
+                    .namespaces
+                    .user
+                    .as_ref()
+                    .map(|_| Path::new("/run/corten/s/user")),
                 pid: self.pid,
             },
             cgroups_path: "/kubepods/pod1/c",

@@ -127,6 +127,7 @@ impl Ground {
     /// The sandbox with every namespace of its own.
     pub fn sandbox(&self) -> MakeSandbox {
         MakeSandbox {
+            user: None,
             sandbox: self.sandbox.clone(),
             net: Some(self.path("ns/net")),
             ipc: Some(self.path("ns/ipc")),
@@ -171,7 +172,7 @@ impl Ground {
     }
 
     fn unpin(&self) {
-        for name in ["net", "ipc", "uts"] {
+        for name in ["user", "net", "ipc", "uts"] {
             let _ = rustix::mount::unmount(
                 self.path("ns").join(name),
                 rustix::mount::UnmountFlags::DETACH,

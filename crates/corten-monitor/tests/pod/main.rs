@@ -9,3 +9,4 @@ mod ground;
 mod life;
 mod logs;
 mod processes;
+mod users;

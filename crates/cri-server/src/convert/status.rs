@@ -128,7 +128,7 @@ pub(crate) fn container_status(record: &ContainerRecord) -> v1::ContainerStatus 
         message: exit.message,
         labels: record.config.labels.clone().into_iter().collect(),
         annotations: record.config.annotations.clone().into_iter().collect(),
-        mounts: record.config.mounts.iter().map(mount_out).collect(),
+        mounts: mounts_out(record),
         log_path: record.log_path.clone(),
         resources: Some(v1::ContainerResources {
             linux: Some(resources_out(&record.config.resources)),
@@ -156,6 +156,17 @@ fn stop_signal(number: i32) -> v1::Signal {
     let Some(name) = types::signal_name(number) else { return v1::Signal::RuntimeDefault };
     let name = name.replace('+', "PLUS").replace('-', "MINUS");
     v1::Signal::from_str_name(&format!("SIGNAL_{name}")).unwrap_or(v1::Signal::RuntimeDefault)
+}
+
+/// The mounts as they were asked for, with the ids of their images.
+fn mounts_out(record: &ContainerRecord) -> Vec<v1::Mount> {
+    let mut mounts: Vec<_> = record.config.mounts.iter().map(mount_out).collect();
+    for (index, id) in &record.volume_images {
+        if let Some(image) = mounts.get_mut(*index).and_then(|mount| mount.image.as_mut()) {
+            image.image_ref = id.to_string();
+        }
+    }
+    mounts
 }
 
 fn mount_out(from: &Mount) -> v1::Mount {

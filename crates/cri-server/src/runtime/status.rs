@@ -30,35 +30,40 @@ impl Server {
                 message: network.message,
             },
         ];
+        let user_namespaces = self.pods.user_namespaces();
         let mut info = HashMap::new();
         if verbose {
             info.insert("config".to_owned(), self.info.config.to_string());
             info.insert("network".to_owned(), network.config.to_string());
+            if let Err(why) = &user_namespaces {
+                info.insert("userNamespaces".to_owned(), serde_json::json!(why).to_string());
+            }
             info.insert("version".to_owned(), serde_json::json!(self.info.version).to_string());
         }
         Ok(v1::StatusResponse {
             status: Some(v1::RuntimeStatus { conditions }),
             info,
-            runtime_handlers: handlers(&self.pods),
+            runtime_handlers: handlers(&self.pods, user_namespaces.is_ok()),
             features: Some(v1::RuntimeFeatures {
                 supplemental_groups_policy: true,
-                user_namespaces_host_network: false,
-                mount_options: false,
+                user_namespaces_host_network: user_namespaces.is_ok(),
+                mount_options: true,
             }),
         })
     }
 }
 
 /// The handlers: the native one under both of its names, then those with a program.
-fn handlers(pods: &pods::Pods) -> Vec<v1::RuntimeHandler> {
+fn handlers(pods: &pods::Pods, user_namespaces: bool) -> Vec<v1::RuntimeHandler> {
     let features = v1::RuntimeHandlerFeatures {
         recursive_read_only_mounts: pods::supports_recursive_read_only(),
-        user_namespaces: false,
+        user_namespaces,
     };
     let native = ["", pods::DEFAULT_HANDLER]
         .map(|name| v1::RuntimeHandler { name: name.to_owned(), features: Some(features) });
     let programs = pods.handlers().into_iter().map(|(name, features)| {
-        let pods::HandlerFeatures { recursive_read_only, user_namespaces } = features;
+        let pods::HandlerFeatures { recursive_read_only, user_namespaces, mapped_mounts: _ } =
+            features;
         let features = v1::RuntimeHandlerFeatures {
             recursive_read_only_mounts: recursive_read_only,
             user_namespaces,

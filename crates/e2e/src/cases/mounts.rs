@@ -5,12 +5,13 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Result, ensure};
-use cri_proto::v1::{Mount, MountPropagation};
+use cri_client::Code;
+use cri_proto::v1::{IdMapping, Mount, MountPropagation};
 use testing::program;
 
 use crate::case;
 use crate::case::Case;
-use crate::context::{Context, Pod, equal, refusal, security};
+use crate::context::{Context, Pod, code, equal, refusal, security, strings};
 
 pub(super) const CASES: &[Case] = &[
     case!("mount.directory_and_file", directory_and_file),
@@ -24,6 +25,19 @@ pub(super) const CASES: &[Case] = &[
     case!("mount.propagation_both_ways", both_ways),
     case!("mount.both_ways_on_a_private_mount_is_refused", not_shared),
     case!("mount.target_link_stays_inside", target_link),
+    case!("mount.missing_source_is_made", missing),
+    case!("mount.tmpfs_over_tmpfs", tmpfs_over_tmpfs),
+    case!("mount.read_only_leaves_what_is_below", read_only_top),
+    case!("mount.recursive_read_only", recursive_read_only).ours(),
+    case!("mount.wrong_recursive_read_only_is_refused", wrong_recursive).ours(),
+    case!("mount.options", options).ours(),
+    case!("mount.unknown_options_are_refused", unknown_options).ours(),
+    case!("mount.owners_are_mapped", owners).ours(),
+    case!("mount.owners_that_cannot_be_mapped_name_the_file_system", unmappable).ours(),
+    case!("mount.target_exchange_stays_inside", exchange),
+    case!("mount.masks_are_not_the_containers", masks).ours(),
+    case!("mount.terminal_is_the_containers_own", terminal).ours(),
+    case!("mount.pods_files_over_links_stay_inside", over_links),
 ];
 
 fn mount(from: &Path, to: &str) -> Mount {
@@ -242,4 +256,253 @@ async fn target_link(c: &Context) -> Result<()> {
     equal("inside", c.output(&pod, &config).await?, "secret")?;
     ensure!(fs::read_dir(&target)?.next().is_none(), "the mount is outside");
     Ok(())
+}
+
+async fn missing(c: &Context) -> Result<()> {
+    let source = c.directory()?.join("not/there");
+    let pod = c.plain_pod().await?;
+    let mut config = c.script("test -d /mnt && echo made");
+    config.mounts = vec![mount(&source, "/mnt")];
+    equal("the target", c.output(&pod, &config).await?, "made")?;
+    ensure!(source.is_dir(), "the source is not there");
+    Ok(())
+}
+
+async fn tmpfs_over_tmpfs(c: &Context) -> Result<()> {
+    let shared = Shared::new(c)?;
+    let other = Shared::new(c)?;
+    fs::write(other.0.join("other"), "")?;
+    let pod = c.plain_pod().await?;
+    let mut config = c.script("ls /dev/shm /dev/shm/after; grep -c ' /dev/shm' /proc/mounts");
+    // On the pod's own tmpfs, and one of them in the other.
+    config.mounts = vec![mount(&shared.0, "/dev/shm"), mount(&other.0, "/dev/shm/after")];
+    let seen = c.output(&pod, &config).await?;
+    let wanted = "/dev/shm:\nafter\nback\nbefore\n\n/dev/shm/after:\nafter\nback\nbefore\nother\n4";
+    equal("the files", seen, wanted)
+}
+
+async fn read_only_top(c: &Context) -> Result<()> {
+    let (pod, shared) = (c.plain_pod().await?, Shared::new(c)?);
+    let mut config = c.script("touch /mnt/x; touch /mnt/before/x && echo below");
+    config.mounts = vec![Mount { readonly: true, ..mount(&shared.0, "/mnt") }];
+    equal("what is written", c.output(&pod, &config).await?, "below")?;
+    ensure!(!shared.0.join("x").exists(), "it was not read-only");
+    Ok(())
+}
+
+async fn recursive_read_only(c: &Context) -> Result<()> {
+    let (pod, shared) = (c.plain_pod().await?, Shared::new(c)?);
+    let mut config = c.script("touch /mnt/x || touch /mnt/before/x || ls /mnt/before");
+    config.mounts =
+        vec![Mount { readonly: true, recursive_read_only: true, ..mount(&shared.0, "/mnt") }];
+    equal("the files", c.output(&pod, &config).await?, "file")?;
+    fs::write(shared.0.join("before/x"), "the host still writes")?;
+    Ok(())
+}
+
+async fn wrong_recursive(c: &Context) -> Result<()> {
+    let (pod, directory) = (c.plain_pod().await?, c.directory()?);
+    let recursive = || Mount { recursive_read_only: true, ..mount(&directory, "/mnt") };
+    let spread = |propagation: MountPropagation| Mount {
+        readonly: true,
+        propagation: propagation.into(),
+        ..recursive()
+    };
+    for wrong in [
+        recursive(),
+        spread(MountPropagation::PropagationHostToContainer),
+        spread(MountPropagation::PropagationBidirectional),
+    ] {
+        let mut config = c.waiting();
+        config.mounts = vec![wrong];
+        equal("the code", code(c.create(&pod, &config).await)?, Code::InvalidArgument)?;
+    }
+    Ok(())
+}
+
+async fn options(c: &Context) -> Result<()> {
+    let directory = c.directory()?;
+    fs::write(directory.join("program"), "#!/bin/sh\necho runs\n")?;
+    host("chmod", &["755"], &directory.join("program"))?;
+    let pod = c.plain_pod().await?;
+    let mut config = c.script(
+        "/with/program; /without/program; grep -E ' /with(out)? ' /proc/self/mounts | cut -d' ' -f2,4",
+    );
+    let asked = ["exec", "noexec", "nosuid", "nodev", "noatime"];
+    config.mounts = vec![
+        Mount { mount_options: strings(&asked), ..mount(&directory, "/with") },
+        Mount { mount_options: strings(&["noexec", "exec"]), ..mount(&directory, "/without") },
+    ];
+    let text = c.output(&pod, &config).await?;
+    let lines: Vec<&str> = text.lines().collect();
+    equal("what is executed", lines[0], "runs")?;
+    let options = |target: &str| {
+        let found = lines.iter().find_map(|line| line.strip_prefix(target)?.strip_prefix(' '));
+        found.unwrap_or_default().split(',').map(str::to_owned).collect::<Vec<_>>()
+    };
+    let with = options("/with");
+    for option in ["rw", "noexec", "nosuid", "nodev", "noatime"] {
+        ensure!(with.iter().any(|o| o == option), "{option} is not among {with:?}");
+    }
+    ensure!(!options("/without").iter().any(|o| o == "noexec"), "the last one does not count");
+    let mut again = c.waiting();
+    again.mounts = config.mounts;
+    let id = c.run(&pod, &again).await?;
+    let said = c.status(&id).await?.mounts;
+    equal("the options told", said[0].mount_options.clone(), strings(&asked))
+}
+
+async fn unknown_options(c: &Context) -> Result<()> {
+    let (pod, directory) = (c.plain_pod().await?, c.directory()?);
+    for option in ["sync", "bind", "rshared", "idmap", "size=1k", "", "noexec,nosuid"] {
+        let mut config = c.waiting();
+        config.mounts =
+            vec![Mount { mount_options: strings(&[option]), ..mount(&directory, "/mnt") }];
+        let error = refusal(c.create(&pod, &config).await)?.to_string();
+        ensure!(error.contains(&format!("\"{option}\"")), "it does not name {option}: {error}");
+    }
+    Ok(())
+}
+
+fn ids(host_id: u32) -> Vec<IdMapping> {
+    vec![IdMapping { host_id, container_id: 0, length: 1000 }]
+}
+
+async fn owners(c: &Context) -> Result<()> {
+    let directory = c.directory()?;
+    fs::write(directory.join("file"), "")?;
+    std::os::unix::fs::chown(directory.join("file"), Some(3), Some(4))?;
+    let pod = c.plain_pod().await?;
+    let mut config = c.script("stat -c %u:%g /mnt /mnt/file; chown 7005 /mnt/file");
+    config.mounts = vec![Mount {
+        uid_mappings: ids(7000),
+        gid_mappings: ids(8000),
+        ..mount(&directory, "/mnt")
+    }];
+    equal("the owners", c.output(&pod, &config).await?, "7000:8000\n7003:8004")?;
+    let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(directory.join("file"))?);
+    equal("the owner on the host", owner, 5)
+}
+
+async fn unmappable(c: &Context) -> Result<()> {
+    let pod = c.plain_pod().await?;
+    let mut config = c.waiting();
+    config.mounts = vec![Mount {
+        uid_mappings: ids(7000),
+        gid_mappings: ids(7000),
+        readonly: true,
+        ..mount(Path::new("/proc/sys/kernel"), "/mnt")
+    }];
+    let error = refusal(c.run(&pod, &config).await)?.to_string();
+    ensure!(
+        error.contains("the file system proc mounted on /proc does not support it"),
+        "it does not say which: {error}"
+    );
+    c.clean_up().await
+}
+
+/// How often a container is started while a neighbour exchanges its mount's target.
+const ROUNDS: u32 = 25;
+
+async fn exchange(c: &Context) -> Result<()> {
+    let (volume, canary) = (c.directory()?, c.directory()?);
+    fs::create_dir(volume.join("target"))?;
+    std::os::unix::fs::symlink(&canary, volume.join("link"))?;
+    let pod = c.plain_pod().await?;
+    let mut racer = c.script(
+        "cd /volume; while true; do mv -T target away; mv -T link target; \
+         mv -T target link; mv -T away target; done 2>/dev/null",
+    );
+    racer.mounts = vec![mount(&volume, "/volume")];
+    c.run(&pod, &racer).await?;
+    let inner = c.directory()?;
+    fs::write(inner.join("here"), "")?;
+    for _ in 0..ROUNDS {
+        let mut config = c.script("true");
+        config.mounts = vec![mount(&volume, "/volume"), mount(&inner, "/volume/target/below")];
+        // Either it starts or it is refused: nothing may be outside.
+        if let Ok(id) = c.run(&pod, &config).await {
+            c.exited(&id).await?;
+        }
+    }
+    ensure!(fs::read_dir(&canary)?.next().is_none(), "something was made outside");
+    let table = fs::read_to_string("/proc/self/mountinfo")?;
+    let stray = table.lines().find(|line| line.contains(&inner.display().to_string()));
+    ensure!(stray.is_none(), "a mount is outside: {stray:?}");
+    c.clean_up().await
+}
+
+/// How often a container is started while a neighbour exchanges what its `/dev` holds.
+const DEV_ROUNDS: u32 = 10;
+
+/// A volume for `/dev` in which a neighbour exchanges files for links that lead out.
+async fn racing_dev(c: &Context, pod: &Pod, names: &[&str]) -> Result<Mount> {
+    let volume = c.directory()?;
+    let loops: Vec<String> = names
+        .iter()
+        .map(|name| format!("ln -sfn /proc/sysrq-trigger {name}; rm -f {name}; touch {name}"))
+        .collect();
+    let script = format!("cd /volume; while true; do {}; done 2>/dev/null", loops.join("; "));
+    let mut racer = c.script(&script);
+    racer.mounts = vec![mount(&volume, "/volume")];
+    c.run(pod, &racer).await?;
+    Ok(mount(&volume, "/dev"))
+}
+
+async fn masks(c: &Context) -> Result<()> {
+    let pod = c.plain_pod().await?;
+    let dev = racing_dev(c, &pod, &["null"]).await?;
+    for _ in 0..DEV_ROUNDS {
+        let mut config = c.script(
+            "cat /proc/keys /proc/timer_list /proc/kcore | wc -c; stat -c %t:%T /proc/keys",
+        );
+        config.mounts = vec![dev.clone()];
+        equal("what is read", c.output(&pod, &config).await?, "0\n1:3")?;
+    }
+    c.clean_up().await
+}
+
+async fn terminal(c: &Context) -> Result<()> {
+    let pod = c.plain_pod().await?;
+    let dev = racing_dev(c, &pod, &["console", "ptmx", "pts"]).await?;
+    for _ in 0..DEV_ROUNDS {
+        let mut config = c.script("stat -L -c %t /proc/self/fd/0");
+        config.tty = true;
+        config.mounts = vec![dev.clone()];
+        // Without a devpts of its own it has no terminal, and never one of another's.
+        let error = refusal(c.run(&pod, &config).await)?.to_string();
+        ensure!(error.contains("/dev/pts"), "{error}");
+    }
+    let mut config = c.script("stat -c %t /dev/console; stat -L -c %t /proc/self/fd/0; tty");
+    config.tty = true;
+    let text = c.output(&pod, &config).await?.replace('\r', "");
+    equal("the terminal", text, "88\n88\n/dev/pts/0")?;
+    c.clean_up().await
+}
+
+async fn over_links(c: &Context) -> Result<()> {
+    let canary = c.directory()?;
+    for name in ["resolv.conf", "hosts", "hostname", "mtab"] {
+        fs::write(canary.join(name), "untouched")?;
+    }
+    let catalog = &c.runtime.catalog;
+    let mut layer = testing::image::LayerBuilder::new();
+    for name in ["resolv.conf", "hosts", "hostname", "mtab"] {
+        layer.symlink(&format!("etc/{name}"), &canary.join(name).display().to_string())?;
+    }
+    let image = catalog.busybox.with_layer(layer.finish()?);
+    let mut layout = testing::image::Layout::new(&c.directory()?)?;
+    layout.add("links", &image)?;
+    catalog.registry.push(layout.path(), "links", "e2e/links:1")?;
+    c.pull("docker.io/e2e/links:1").await?;
+    let pod = c.plain_pod().await?;
+    let mut config = c.script("grep -c localhost /etc/hosts; echo x >> /etc/hosts");
+    config.image = Some(crate::context::image_spec("docker.io/e2e/links:1"));
+    let id = c.run(&pod, &config).await?;
+    c.exited(&id).await?;
+    for name in ["resolv.conf", "hosts", "hostname", "mtab"] {
+        equal(name, fs::read_to_string(canary.join(name))?, "untouched")?;
+    }
+    equal("the files", fs::read_dir(&canary)?.count(), 4)?;
+    c.clean_up().await
 }

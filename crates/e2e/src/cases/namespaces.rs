@@ -1,17 +1,20 @@
 //! Namespaces: private, of the pod, of the node.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use cri_proto::v1::{ContainerConfig, NamespaceMode, NamespaceOption};
 
 use crate::case;
 use crate::case::Case;
-use crate::context::{Context, Pod, equal, namespaces, security, until};
+use crate::context::{Context, Pod, equal, namespaces, refusal, security, until};
 
 pub(super) const CASES: &[Case] = &[
     case!("namespace.pid_of_the_container", pid_container),
     case!("namespace.pid_of_the_pod", pid_pod),
     case!("namespace.pid_of_the_pod_reaps", pid_pod_reaps),
     case!("namespace.pid_of_the_node", pid_node),
+    case!("namespace.pid_of_a_target", pid_target),
+    case!("namespace.wrong_targets_are_refused", wrong_targets)
+        .differs("1.6 makes a sandbox that is to be in a container's namespace"),
     case!("namespace.ipc_of_the_pod", ipc_pod),
     case!("namespace.ipc_of_the_node", ipc_node),
     case!("namespace.network_of_the_pod", network_pod),
@@ -91,6 +94,46 @@ async fn pid_node(c: &Context) -> Result<()> {
     let pod = pod_with(c, option.clone()).await?;
     let config = with(c.script("readlink /proc/self/ns/pid"), option)?;
     equal("the namespace", c.output(&pod, &config).await?, own("pid")?)
+}
+
+fn target(id: &str) -> NamespaceOption {
+    NamespaceOption { target_id: id.to_owned(), ..pid(NamespaceMode::Target) }
+}
+
+/// As the kubelet does for an ephemeral container that debugs another one.
+async fn pid_target(c: &Context) -> Result<()> {
+    let option = pid(NamespaceMode::Container);
+    let pod = pod_with(c, option.clone()).await?;
+    let debugged =
+        c.run(&pod, &with(c.command(&["tail", "-f", "/dev/null", "/seen"]), option)?).await?;
+    let debugger = c.run(&pod, &with(c.waiting(), target(&debugged))?).await?;
+    let first = c.sh(&debugger, "tr '\\0' ' ' < /proc/1/cmdline").await?;
+    equal("the first process", first, "tail -f /dev/null /seen")?;
+    equal("its file", c.sh(&debugger, "test -d /proc/1/root/etc && echo seen").await?, "seen")?;
+    let other = c.sh(&debugged, "ps -o args | grep -c '[t]rap'").await?;
+    equal("the debugger, seen from there", other, "1")?;
+    // The debugger ends with the namespace that it is a guest in, not the other way.
+    c.stop(&debugger, 0).await?;
+    equal("the debugged", c.sh(&debugged, "echo alive").await?, "alive")?;
+    let again = c.run(&pod, &with(c.waiting(), target(&debugged))?).await?;
+    c.stop(&debugged, 0).await?;
+    equal("the guest's code", c.exited(&again).await?.exit_code, 137)?;
+    c.clean_up().await
+}
+
+async fn wrong_targets(c: &Context) -> Result<()> {
+    let pod = pod_with(c, pid(NamespaceMode::Container)).await?;
+    let (_other, stranger) = c.waiting_container().await?;
+    let ended = c.run(&pod, &c.script("true")).await?;
+    c.exited(&ended).await?;
+    for id in ["", "ffffffff", &stranger, &ended] {
+        let result = c.run(&pod, &with(c.waiting(), target(id))?).await;
+        refusal(result).with_context(|| format!("a container of the target {id:?}"))?;
+    }
+    let mut config = c.pod()?;
+    *namespaces(&mut config)? = target(&stranger);
+    refusal(c.run_pod(config).await).context("a pod of a target")?;
+    c.clean_up().await
 }
 
 async fn ipc_pod(c: &Context) -> Result<()> {

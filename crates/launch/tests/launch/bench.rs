@@ -311,10 +311,10 @@ pub fn read_link(path: impl AsRef<Path>) -> String {
     fs::read_link(path).expect("read").to_string_lossy().into_owned()
 }
 
-const APPLETS: [&str; 26] = [
+const APPLETS: [&str; 28] = [
     "chmod", "chown", "sh", "cat", "ls", "id", "pwd", "env", "grep", "stat", "sleep", "echo",
     "readlink", "mount", "hostname", "touch", "mkdir", "rm", "test", "true", "kill", "ps", "tty",
-    "head", "wc", "stty",
+    "head", "wc", "stty", "umount", "ln",
 ];
 
 const DEFAULT_CAPABILITIES: [&str; 5] =
@@ -361,4 +361,11 @@ fn default_spec() -> Value {
                 "/proc/sysrq-trigger"],
         },
     })
+}
+
+/// Mounts a tmpfs that spreads.
+pub fn mount_shared(path: &Path) {
+    use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+    mount("tmpfs", path, "tmpfs", MountFlags::empty(), None).expect("mounted");
+    mount_change(path, MountPropagationFlags::SHARED).expect("shared");
 }

@@ -16,6 +16,7 @@ pub const CASES: &[Case] = &[
     ("hostile::working_directories_stay_inside", working_directories_stay_inside),
     ("hostile::masked_paths_through_links_stay_inside", masked_paths_through_links_stay_inside),
     ("hostile::nothing_covers_proc", nothing_covers_proc),
+    ("hostile::a_false_proc_is_not_written", a_false_proc_is_not_written),
     ("hostile::a_false_devpts_gives_no_terminal", a_false_devpts_gives_no_terminal),
     ("hostile::a_strange_passwd_does_not_block", a_strange_passwd_does_not_block),
     ("hostile::devices_of_the_image_are_not_believed", devices_of_the_image_are_not_believed),
@@ -126,6 +127,31 @@ fn nothing_covers_proc() {
     bench.add_mount(json!({"destination": "/proc/uptime", "type": "bind", "source": file,
         "options": ["bind"]}));
     assert_eq!(bench.run("cat /proc/uptime").stdout, "content");
+}
+
+/// What we write to a procfs goes to one of our own, whatever lies at the container's `/proc`.
+fn a_false_proc_is_not_written() {
+    let mut bench = Bench::new();
+    let canary = bench.path("canary");
+    let false_proc = bench.path("proc");
+    for dir in ["sys/kernel", "self/attr/apparmor", "self/fd"] {
+        fs::create_dir_all(false_proc.join(dir)).expect("made");
+    }
+    symlink(canary.join("sysctl"), false_proc.join("sys/kernel/shmmni")).expect("linked");
+    for name in ["self/attr/exec", "self/attr/apparmor/exec", "self/oom_score_adj"] {
+        symlink(canary.join("label"), false_proc.join(name)).expect("linked");
+    }
+    crate::bench::without_mount(&mut bench.spec, "/proc");
+    let mount = json!({"destination": "/proc", "type": "bind", "source": false_proc,
+        "options": ["bind"]});
+    bench.spec["mounts"].as_array_mut().expect("mounts").insert(0, mount);
+    bench.spec["linux"]["sysctl"] = json!({"kernel.shmmni": "77"});
+    bench.spec["linux"]["maskedPaths"] = json!([]);
+    bench.spec["linux"]["readonlyPaths"] = json!([]);
+    bench.add_mount(json!({"destination": "/real", "type": "proc", "source": "proc"}));
+    let outcome = bench.run("cat /real/sys/kernel/shmmni");
+    assert_eq!(outcome.stdout, "77\n", "{outcome:?}");
+    bench.assert_canary_untouched();
 }
 
 fn a_false_devpts_gives_no_terminal() {

@@ -81,7 +81,7 @@ fn specs_that_cannot_be_done_say_why() {
     let mut bench = Bench::new();
     let good = bench.spec.clone();
     let table = [
-        ("/linux/namespaces/0/type", json!("user"), "a user namespace is not supported"),
+        ("/linux/namespaces/0/type", json!("user"), "user namespace of a container's own is not"),
         ("/process/cwd", json!("relative"), "the working directory relative is not absolute"),
         ("/process/args", json!([]), "no command is given"),
         ("/process/apparmorProfile", json!("x"), "failed to set the apparmor profile"),
@@ -89,7 +89,8 @@ fn specs_that_cannot_be_done_say_why() {
         ("/linux/namespaces/4/path", json!("/no/such"), "failed to open /no/such"),
         ("/mounts/3/type", json!("nosuchfs"), "failed to mount nosuchfs on /dev/shm"),
         ("/mounts/3/destination", json!("/"), "/ is no place for a mount"),
-        ("/mounts/3/options/0", json!("idmap"), "the mount option idmap is not supported"),
+        ("/mounts/3/options/0", json!("idmap"), "maps ids and is no bind mount"),
+        ("/mounts/3/options/0", json!("remount"), "the mount option remount is not supported"),
         (
             "/hooks",
             json!({"poststop": [{"path": "/x"}]}),

@@ -12,6 +12,7 @@ mod hostile;
 mod lifecycle;
 mod sandboxes;
 mod sessions;
+mod users;
 
 fn main() -> std::process::ExitCode {
     let groups = [
@@ -21,6 +22,7 @@ fn main() -> std::process::ExitCode {
         lifecycle::CASES,
         sandboxes::CASES,
         sessions::CASES,
+        users::CASES,
     ];
     harness::run(&groups.concat())
 }

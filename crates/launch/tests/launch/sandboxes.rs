@@ -24,6 +24,7 @@ pub const CASES: &[Case] = &[
 
 fn wanted(bench: &Bench) -> SandboxNamespaces {
     SandboxNamespaces {
+        user: None,
         net: Some(bench.path("ns/net")),
         ipc: Some(bench.path("ns/ipc")),
         uts: Some(bench.path("ns/uts")),

@@ -128,6 +128,11 @@ async fn serve(settings: config::Config) -> anyhow::Result<()> {
         "recovered"
     );
     keeper.open();
+    let pause = Duration::from_secs(settings.network.gc_interval_s);
+    if !pause.is_zero() {
+        let network = daemon.network.clone();
+        tokio::spawn(async move { network.keep_clean(pause).await });
+    }
     notify::tell("READY=1");
 
     tokio::select! {

@@ -45,6 +45,7 @@ fn write_conf(lab: &Lab, text: &str) {
 /// Options with the tests' own plugins before Debian's.
 fn options(lab: &Lab) -> NetworkOptions {
     let mut options = lab.options();
+    options.in_process = false;
     options.bin_dirs = vec![lab.path("bin"), "/usr/lib/cni".into()];
     options
 }

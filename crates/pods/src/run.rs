@@ -224,6 +224,7 @@ async fn attach(task: &PodTask) -> Result<Option<network::Attachment>> {
         annotations: config.annotations.clone(),
         cgroup_parent: config.cgroup_parent.clone(),
         hostname: config.hostname.clone(),
+        handler: config.runtime_handler.clone(),
     };
     let attachment = task.inner.services.network.attach(&request).await.map_err(|source| {
         Error::Network { what: "set up", id: task.id().to_string(), source: Box::new(source) }

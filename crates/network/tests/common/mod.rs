@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use network::{AttachRequest, DetachRequest, Network, NetworkOptions};
@@ -149,9 +149,9 @@ impl Lab {
         let mut options = NetworkOptions::under(&self.path("root"));
         options.conf_dir = self.path("net.d");
         let builtin = options.builtin.as_mut().unwrap();
-        builtin.subnet = "10.213.0.0/24".parse().unwrap();
-        builtin.table = "corten_test".to_owned();
+        builtin.subnets = vec!["10.213.0.0/24".parse().unwrap()];
         builtin.bridge = "corten-t0".to_owned();
+        options.table = "corten_test".to_owned();
         options
     }
 
@@ -184,9 +184,24 @@ impl Lab {
         other
     }
 
+    /// Waits until the host is as it was: interfaces go after their pod's end.
+    pub fn expect_traces(&self, wanted: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let traces = self.traces();
+            if traces == wanted {
+                return;
+            }
+            assert!(Instant::now() < deadline, "left: {traces}\nwanted: {wanted}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// All that the network may leave on a host.
     pub fn traces(&self) -> String {
-        let kernel = self.host.sh("ip -o link | cut -d: -f2; ip route; nft list ruleset");
+        let kernel = self
+            .host
+            .sh("ip -o link | cut -d: -f2; ip route | sed 's/ linkdown//'; nft list ruleset");
         let owed = list(&self.path("root/cni/owed"));
         let results = list(&self.path("root/cni/results"));
         let leases = list(&self.path("root/cni/networks/corten"));
@@ -235,6 +250,7 @@ impl Pod {
             annotations: BTreeMap::new(),
             cgroup_parent: String::new(),
             hostname: self.name.clone(),
+            handler: String::new(),
         }
     }
 

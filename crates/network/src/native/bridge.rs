@@ -38,6 +38,11 @@ const ETHERNET_MTU: u32 = 1500;
 /// The smallest that IPv6 allows; smaller uplinks are taken for mistakes.
 const SMALLEST_MTU: u32 = 1280;
 
+/// Settings of a pod's interface. The first one is the default network's alone: its pods
+/// must not be configured by router advertisements (CVE-2020-10749).
+const SETTINGS: [(&str, &str, &str); 3] =
+    [("ipv6", "accept_ra", "0"), ("ipv6", "accept_dad", "0"), ("ipv4", "arp_notify", "1")];
+
 /// Makes bridges, one at a time.
 #[derive(Debug)]
 pub(crate) struct Bridges {
@@ -79,7 +84,8 @@ impl Bridges {
         routes
             .set_port(host.index, &alias(job.id), bridge.hairpin_mode)
             .map_err(failed("configure", &host.name))?;
-        configure_pod(netns, &outcome, bridge.duplicate_detection, |_, _| Ok(()))?;
+        let settings = if job.standard { &SETTINGS[..] } else { &SETTINGS[1..] };
+        configure_pod(netns, &outcome, settings, |_, _| Ok(()))?;
         let sandbox = job.netns.to_string_lossy().into_owned();
         outcome.interfaces = vec![
             Interface { name: link.name, mac: link.mac, sandbox: String::new() },

@@ -62,7 +62,7 @@ impl Leases {
             let within = |ip: &IpAddr| ranges.iter().any(|range| range.subnet.contains(*ip));
             let wish = open.iter().position(within).map(|position| open.remove(position));
             given.push(match wish {
-                Some(address) => self.take_asked(ranges, id, address)?,
+                Some(address) => self.take_asked(set, ranges, id, address)?,
                 None => self.take_next(set, ranges, id)?,
             });
         }
@@ -105,6 +105,7 @@ impl Leases {
 
     fn take_asked(
         &self,
+        set: usize,
         ranges: &[Range],
         id: &SandboxId,
         address: IpAddr,
@@ -117,6 +118,7 @@ impl Leases {
         if !self.take(id, address)? {
             return Err(self.not_free(address, "another pod has it"));
         }
+        self.remember(set, address)?;
         range.given(address).ok_or_else(|| self.not_free(address, "it is in no range"))
     }
 
@@ -126,24 +128,34 @@ impl Leases {
         ranges: &[Range],
         id: &SandboxId,
     ) -> Result<Given, NetworkError> {
-        let path = self.dir.join(format!("last_reserved_ip.{set}"));
-        let last = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
+        let last =
+            fs::read_to_string(self.last_path(set)).ok().and_then(|text| text.trim().parse().ok());
         for (range, address) in candidates(ranges, last) {
             if address == range.gateway || !self.take(id, address)? {
                 continue;
             }
-            fs::write(&path, address.to_string()).map_err(|source| {
-                // Without it the same address would be tried first for ever: harmless, but
-                // the disk is full, and the pod's record will fail next.
-                let _ = self.remove(address);
-                NetworkError::Lease { action: "remember", path: path.clone(), source }
-            })?;
+            self.remember(set, address)?;
             if let Some(given) = range.given(address) {
                 return Ok(given);
             }
         }
         let subnet = ranges[0].subnet;
         Err(NetworkError::NoFreeAddress { subnet })
+    }
+
+    fn last_path(&self, set: usize) -> PathBuf {
+        self.dir.join(format!("last_reserved_ip.{set}"))
+    }
+
+    /// Notes the address that was given last.
+    fn remember(&self, set: usize, address: IpAddr) -> Result<(), NetworkError> {
+        let path = self.last_path(set);
+        fs::write(&path, address.to_string()).map_err(|source| {
+            // Without it the same address would be tried first for ever: harmless, but the
+            // disk is full, and the pod's record will fail next.
+            let _ = self.remove(address);
+            NetworkError::Lease { action: "remember", path, source }
+        })
     }
 
     /// Writes a lease; `false` where there is one already.

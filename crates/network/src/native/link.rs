@@ -107,34 +107,31 @@ pub(crate) fn find(routes: &mut Routes, name: &str) -> Result<Link, NetworkError
         .map_err(failed("find", name))
 }
 
-/// Gives the pod's end its addresses and routes, inside the pod's namespace. `more` is
-/// done before the routes of the result are made.
+/// Gives the pod's end its addresses and routes, inside the pod's namespace. `settings`
+/// of the interface are written before, where the kernel has them, and `more` is done
+/// before the routes of the result are made.
 pub(crate) fn configure_pod(
     netns: BorrowedFd<'_>,
     outcome: &Outcome,
-    looks_for_duplicates: bool,
+    settings: &[(&str, &str, &str)],
     more: impl FnOnce(&mut Routes, u32) -> io::Result<()> + Send,
 ) -> Result<(), NetworkError> {
-    namespace::inside(netns, || configure_inside(outcome, looks_for_duplicates, more))
+    namespace::inside(netns, || configure_inside(outcome, settings, more))
         .map_err(failed("enter the namespace of the pod's", INTERFACE))?
 }
 
 fn configure_inside(
     outcome: &Outcome,
-    looks_for_duplicates: bool,
+    settings: &[(&str, &str, &str)],
     more: impl FnOnce(&mut Routes, u32) -> io::Result<()>,
 ) -> Result<(), NetworkError> {
-    // A pod must not be configured by router advertisements (CVE-2020-10749).
-    set_sysctl_where_present(&conf("ipv6", INTERFACE, "accept_ra"), "0")?;
-    if !looks_for_duplicates {
-        set_sysctl_where_present(&conf("ipv6", INTERFACE, "accept_dad"), "0")?;
+    for (family, key, value) in settings {
+        set_sysctl_where_present(&conf(family, INTERFACE, key), value)?;
     }
-    set_sysctl(&conf("ipv4", INTERFACE, "arp_notify"), "1")?;
     if outcome.ips.iter().any(|ip| ip.address.is_ipv6()) {
         for interface in ["lo", INTERFACE] {
             set_sysctl_where_present(&conf("ipv6", interface, "disable_ipv6"), "0")?;
         }
-        set_sysctl_where_present(&conf("ipv6", INTERFACE, "ndisc_notify"), "1")?;
     }
     let configure = || {
         let mut routes = Routes::open()?;

@@ -83,7 +83,7 @@ pub(crate) struct Bridge {
     pub(crate) mtu: u32,
     vlan: u16,
     #[serde(rename = "enabledad")]
-    pub(crate) duplicate_detection: bool,
+    duplicate_detection: bool,
     #[serde(rename = "macspoofchk")]
     mac_spoof_check: bool,
 }
@@ -337,6 +337,10 @@ fn read_bridge(bridge: Bridge) -> Result<Bridge, String> {
     if bridge.mac_spoof_check {
         return Err("macspoofchk is not known".to_owned());
     }
+    if bridge.duplicate_detection {
+        // The program waits until the kernel is sure.
+        return Err("enabledad is not known".to_owned());
+    }
     if bridge.vlan != 0 {
         return Err("vlan is not known".to_owned());
     }
@@ -530,6 +534,7 @@ mod tests {
             bridge(json!({ "mtu": null })),
             bridge(json!({ "vlan": 5 })),
             bridge(json!({ "macspoofchk": true })),
+            bridge(json!({ "enabledad": true })),
             bridge(json!({ "hairpinMode": true, "promiscMode": true })),
             bridge(json!({ "bridge": "../../etc" })),
             bridge(json!({ "capabilities": { "other": true } })),

@@ -31,7 +31,7 @@ pub(crate) fn connect(
     let host = create_pair(&mut routes, job.id, netns, None, pod_mac, mtu)?;
     routes.set_alias(host.index, &alias(job.id)).map_err(failed("configure", &host.name))?;
     let ips = outcome.ips.clone();
-    configure_pod(netns, &outcome, true, |routes, index| {
+    configure_pod(netns, &outcome, &[], |routes, index| {
         ips.iter().try_for_each(|ip| lead_by_gateway(routes, index, ip))
     })?;
     for ip in &outcome.ips {

@@ -23,6 +23,7 @@ const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
+const IFLA_TXQLEN: u16 = 13;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_NET_NS_FD: u16 = 28;
@@ -225,6 +226,7 @@ impl Routes {
         let mut message = Message::new(RTM_NEWLINK, flags::CREATE | flags::EXCL, &header);
         message.text(IFLA_IFNAME, pair.host_name);
         add_mac_and_mtu(&mut message, None, pair.mtu);
+        message.u32(IFLA_TXQLEN, 0);
         if let Some(master) = pair.master {
             message.u32(IFLA_MASTER, master);
         }
@@ -233,7 +235,7 @@ impl Routes {
                 data.nest(VETH_INFO_PEER, |peer| {
                     peer.raw(&link_header(0, 0, 0)).text(IFLA_IFNAME, pair.peer_name);
                     add_mac_and_mtu(peer, Some(pair.peer_mac), pair.mtu);
-                    peer.u32(IFLA_NET_NS_FD, netns);
+                    peer.u32(IFLA_TXQLEN, 0).u32(IFLA_NET_NS_FD, netns);
                 });
             });
         });

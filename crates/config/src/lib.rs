@@ -9,7 +9,7 @@
 mod load;
 mod schema;
 
-pub use load::{ConfigError, load, load_text};
+pub use load::{ConfigError, load, load_text, set, to_text};
 pub use schema::{
     CgroupDriver, Cgroups, Config, Containers, Handler, Images, IpPreference, Log, LogFormat,
     Monitor, Network, Server,

@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{NetworkError, Subnet};
+use crate::{NetworkError, Subnet, native::conflist};
 
 /// The longest name of an interface (`IFNAMSIZ` without its NUL).
 const MAX_INTERFACE_NAME: usize = 15;
@@ -106,8 +106,18 @@ impl NetworkOptions {
         }
     }
 
+    /// Returns the default network's configuration list, where there is a default network.
+    pub fn default_conflist(&self) -> Option<serde_json::Value> {
+        let builtin = self.builtin.as_ref()?;
+        Some(conflist(builtin, &builtin.subnets, &self.ipam_dir))
+    }
+
     /// Refuses names that the kernel or a file system would not take.
-    pub(crate) fn validate(&self) -> Result<(), NetworkError> {
+    ///
+    /// # Errors
+    ///
+    /// Which option cannot be used, and why.
+    pub fn validate(&self) -> Result<(), NetworkError> {
         check_name("table", &self.table, MAX_NAME)?;
         let Some(builtin) = &self.builtin else { return Ok(()) };
         check_name("network name", &builtin.name, MAX_NAME)?;

@@ -334,7 +334,7 @@ fn many_pods_come_and_go_at_once() {
         (0..PODS).map(|n| lab.pod(&format!("p{n}")).map(Protocol::Tcp, 9000 + n, 80)).collect();
     lab.daemon(async || {
         let network = open(lab.options());
-        for _ in 0..2 {
+        for _ in 0..10 {
             let mut coming = tokio::task::JoinSet::new();
             for pod in &pods {
                 let (network, request) = (network.clone(), pod.attach());

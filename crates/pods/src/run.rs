@@ -153,15 +153,12 @@ async fn write_files(task: &PodTask) -> Result<()> {
     .await
 }
 
-/// The pod's host name: the node's on the node's network, else what was asked for.
+/// The pod's host name: what was asked for, else the node's.
 pub(crate) fn hostname(config: &SandboxConfig) -> String {
     if !config.hostname.is_empty() {
         return config.hostname.clone();
     }
-    if config.security.namespaces.network == NamespaceMode::Node {
-        return rustix::system::uname().nodename().to_string_lossy().into_owned();
-    }
-    String::new()
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 async fn spawn_monitor(task: &mut PodTask) -> Result<()> {

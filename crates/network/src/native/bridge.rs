@@ -118,7 +118,9 @@ impl Bridges {
     /// Removes our bridge if it is without ports; reports whether it is gone.
     pub(crate) fn remove_if_unused(&self, name: &str) -> Result<bool, NetworkError> {
         let mut routes = routes(name)?;
-        let Some(bridge) = self.ours(&mut routes, name)? else { return Ok(true) };
+        let link = routes.link(name).map_err(failed("find", name))?;
+        let ours = |link: &Link| link.alias == self.owner || is_half_made(link);
+        let Some(bridge) = link.filter(ours) else { return Ok(true) };
         let ports = routes.ports(bridge.index).map_err(failed("list ports of", name))?;
         if !ports.is_empty() {
             return Ok(false);
@@ -209,6 +211,13 @@ impl Bridges {
     }
 }
 
+/// Reports whether a bridge is one that was never signed, since its maker died: it has a
+/// hardware address as we give them.
+fn is_half_made(link: &Link) -> bool {
+    let gateways = link.mac.is_some_and(|mac| mac[0] == 0x0a && matches!(mac[1], 0x56 | 0x58));
+    link.kind == "bridge" && link.alias.is_empty() && gateways
+}
+
 /// Adds what the configuration says beside the addresses: gateways and default routes.
 fn complete(outcome: &mut Outcome, bridge: &Bridge) {
     for ip in &mut outcome.ips {
@@ -294,9 +303,14 @@ fn ensure_gateways(
     wanted: Vec<Subnet>,
     force: Force,
 ) -> Result<(), NetworkError> {
-    let present = routes.addresses().map_err(failed("list addresses of", &link.name))?;
-    let present: Vec<LinkAddress> =
-        present.into_iter().filter(|address| address.index == link.index).collect();
+    let present: Vec<LinkAddress> = match force {
+        // One that is there is no error: nothing needs to be listed.
+        Force::AddBeside => Vec::new(),
+        Force::Replace | Force::Refuse => {
+            let all = routes.addresses().map_err(failed("list addresses of", &link.name))?;
+            all.into_iter().filter(|address| address.index == link.index).collect()
+        }
+    };
     for address in wanted {
         if present.iter().any(|other| other.address == address) {
             continue;
@@ -322,7 +336,7 @@ fn ensure_gateways(
         }
         let address = LinkAddress { index: link.index, address };
         routes.add_address(address).map_err(failed("give an address to", &link.name))?;
-        if let Some(mac) = link.mac {
+        if let Some(mac) = link.mac.filter(|_| force != Force::AddBeside) {
             // Set, it no longer follows the ports that come and go.
             let change = LinkChange { mac: Some(mac), ..LinkChange::default() };
             routes.change_link(link.index, change).map_err(failed("configure", &link.name))?;

@@ -82,14 +82,15 @@ pub(crate) fn limit(
     }
     let Some(bucket) = bucket(limits.egress_rate, limits.egress_burst) else { return Ok(()) };
     let round = shaper_name(job.id);
-    match routes.create_ifb(&round, &alias(job.id), host.mtu) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => routes
-            .delete_link(&round)
-            .and_then(|()| routes.create_ifb(&round, &alias(job.id), host.mtu)),
+    match routes.create_ifb(&round, host.mtu) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            routes.delete_link(&round).and_then(|()| routes.create_ifb(&round, host.mtu))
+        }
         other => other,
     }
     .map_err(failed("make", &round))?;
     let link = find(&mut routes, &round)?;
+    routes.set_alias(link.index, &alias(job.id)).map_err(failed("sign", &round))?;
     shaper
         .redirect(host.index, link.index)
         .and_then(|()| shaper.shape(link.index, bucket))

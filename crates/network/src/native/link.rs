@@ -136,6 +136,8 @@ fn configure_inside(
     let configure = || {
         let mut routes = Routes::open()?;
         let missing = || io::Error::other("the interface vanished");
+        let lo = routes.link("lo")?.ok_or_else(missing)?;
+        routes.set_up(lo.index)?;
         let index = routes.link(INTERFACE)?.ok_or_else(missing)?.index;
         for ip in &outcome.ips {
             routes.add_address(LinkAddress { index, address: ip.address })?;

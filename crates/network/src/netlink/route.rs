@@ -206,12 +206,11 @@ impl Routes {
         self.socket.request(message).map(drop)
     }
 
-    /// Makes an interface that packets are sent round by (`ifb`), up, with an alias.
-    pub(crate) fn create_ifb(&mut self, name: &str, alias: &str, mtu: u32) -> io::Result<()> {
+    /// Makes an interface that packets are sent round by (`ifb`), up.
+    pub(crate) fn create_ifb(&mut self, name: &str, mtu: u32) -> io::Result<()> {
         let header = link_header(0, IFF_UP, IFF_UP);
         let mut message = Message::new(RTM_NEWLINK, flags::CREATE | flags::EXCL, &header);
         message.text(IFLA_IFNAME, name).u32(IFLA_MTU, mtu);
-        message.attribute(IFLA_IFALIAS, alias.as_bytes());
         message.nest(IFLA_LINKINFO, |info| {
             info.text(IFLA_INFO_KIND, "ifb");
         });

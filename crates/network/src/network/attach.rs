@@ -55,8 +55,10 @@ impl Network {
         if chosen.engine == Engine::Programs {
             // Before anything is owed: what cannot begin needs no undoing.
             self.chain(&chosen.list, &runtime, self.options.add_deadline).find_programs("ADD")?;
+            namespace::setup_loopback(&request.netns)?;
+        } else {
+            namespace::open(&request.netns)?;
         }
-        namespace::setup_loopback(&request.netns)?;
         let record = Record::new(
             request.sandbox_id.clone(),
             request.netns.clone(),

@@ -274,9 +274,12 @@ impl Network {
     fn choose(&self, handler: &str, max_age: Duration) -> Result<Chosen, NetworkError> {
         let loaded = self.loaded(handler, max_age);
         let missing = || NetworkError::NotReady { message: self.missing(&loaded, handler) };
+        // Where something certain is wanted, nothing else takes its place.
+        let any =
+            self.options.network.is_empty() && !self.handler_directories.contains_key(handler);
         let (list, standard) = match (&loaded.selected, self.default_conflist()) {
             (Some((_, list)), _) => (list.clone(), false),
-            (None, Some(conf)) if loaded.is_blank() && self.options.network.is_empty() => {
+            (None, Some(conf)) if loaded.is_blank() && any => {
                 let list = NetworkList::from_value(conf);
                 (list.map_err(|message| NetworkError::NotReady { message })?, true)
             }

@@ -168,6 +168,13 @@ impl Lab {
         Pod { id: SandboxId::random(), name: name.to_owned(), netns, ports: Vec::new() }
     }
 
+    /// The host after the power went: nothing in the kernel, everything on disk.
+    pub fn reboot(&mut self) {
+        let pins = count_hosts(self.dir.path());
+        self.host = Namespace::new(self.path(&format!("host-{pins}.netns")));
+        self.host.sh("ip link set lo up");
+    }
+
     /// Another machine on a wire to this host: 10.213.200.1 here, 10.213.200.2 there.
     pub fn neighbour(&self) -> Namespace {
         let other = Namespace::new(self.path("neighbour.netns"));
@@ -208,6 +215,11 @@ impl Lab {
         let leases: Vec<_> = leases.into_iter().filter(|name| name.starts_with("10.")).collect();
         format!("{kernel}\nowed {owed:?} results {results:?} leases {leases:?}")
     }
+}
+
+/// How many hosts there were.
+fn count_hosts(dir: &Path) -> usize {
+    list(dir).iter().filter(|name| name.starts_with("host")).count()
 }
 
 pub fn list(dir: &Path) -> Vec<String> {

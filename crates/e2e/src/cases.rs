@@ -4,6 +4,7 @@ use crate::case::Case;
 
 mod builtin;
 mod cli;
+mod cni;
 mod containers;
 mod devices;
 mod disk;
@@ -35,6 +36,7 @@ pub fn all() -> Vec<Case> {
     [
         builtin::CASES,
         cli::CASES,
+        cni::CASES,
         containers::CASES,
         devices::CASES,
         disk::CASES,

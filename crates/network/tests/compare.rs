@@ -126,10 +126,7 @@ const SCENES: &[Scene] = &[
             json!([conf, portmap()])
         },
         before: "true",
-        annotations: &[
-            ("io.corten.network/ips", "10.213.1.50"),
-            ("io.corten.network/mac", "02:00:00:00:09:99"),
-        ],
+        annotations: &[("io.corten.ips", "10.213.1.50"), ("io.corten.mac", "02:00:00:00:09:99")],
         native: true,
         ipv6: false,
     },

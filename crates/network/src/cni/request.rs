@@ -10,9 +10,9 @@ use crate::{AttachRequest, NetworkError, request::protocol_name};
 const INGRESS_BANDWIDTH: &str = "kubernetes.io/ingress-bandwidth";
 const EGRESS_BANDWIDTH: &str = "kubernetes.io/egress-bandwidth";
 /// Addresses that a pod asks for, separated by commas.
-const ADDRESSES: &str = "io.corten.network/ips";
+const ADDRESSES: &str = "io.corten.ips";
 /// The hardware address that a pod asks for.
-const HARDWARE_ADDRESS: &str = "io.corten.network/mac";
+const HARDWARE_ADDRESS: &str = "io.corten.mac";
 /// Rates that make sense, as Kubernetes has them.
 const RATES: std::ops::RangeInclusive<u64> = 1_000..=1_000_000_000_000_000;
 /// The largest burst that the bandwidth plugin takes, in bits: none to speak of.

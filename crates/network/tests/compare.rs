@@ -19,7 +19,7 @@ use types::Protocol;
 
 /// How long a connection may take before it counts as impossible: a lost packet is sent
 /// again after a second.
-const ENOUGH: Duration = Duration::from_millis(2500);
+const ENOUGH: Duration = Duration::from_secs(4);
 
 /// A list and what the host does with what is forwarded.
 struct Scene {

@@ -86,6 +86,7 @@ impl Bridges {
             .map_err(failed("configure", &host.name))?;
         let settings = if job.standard { &SETTINGS[..] } else { &SETTINGS[1..] };
         configure_pod(netns, &outcome, settings, |_, _| Ok(()))?;
+        routes.set_up(host.index).map_err(failed("set up", &host.name))?;
         let sandbox = job.netns.to_string_lossy().into_owned();
         outcome.interfaces = vec![
             Interface { name: link.name, mac: link.mac, sandbox: String::new() },

@@ -68,7 +68,7 @@ pub(crate) fn mac_of(address: IpAddr) -> Mac {
     [0x0a, if address.is_ipv6() { 0x56 } else { 0x58 }, a, b, c, d]
 }
 
-/// Makes a pod's pair of interfaces: the host end up, the pod end down in its namespace.
+/// Makes a pod's pair of interfaces, both down, the pod end in its namespace.
 /// Returns the host end.
 pub(crate) fn create_pair(
     routes: &mut Routes,

@@ -34,6 +34,7 @@ pub(crate) fn connect(
     configure_pod(netns, &outcome, &[], |routes, index| {
         ips.iter().try_for_each(|ip| lead_by_gateway(routes, index, ip))
     })?;
+    routes.set_up(host.index).map_err(failed("set up", &host.name))?;
     for ip in &outcome.ips {
         configure_host(&mut routes, host.index, ip).map_err(failed("configure", &host.name))?;
     }

@@ -217,11 +217,12 @@ impl Routes {
         self.socket.request(message).map(drop)
     }
 
-    /// Makes a pair of interfaces: the host end up and a port of the bridge, the pod end
-    /// down and in the pod's namespace.
+    /// Makes a pair of interfaces that are down: the host end a port of the bridge, the pod
+    /// end in the pod's namespace. The host end is to be set up after the pod end: without
+    /// a carrier the kernel would stop it again, and wait for all processors with it.
     pub(crate) fn create_veth(&mut self, pair: &VethPair<'_>) -> io::Result<()> {
         let netns = u32::try_from(pair.peer_netns.as_raw_fd()).map_err(io::Error::other)?;
-        let header = link_header(0, IFF_UP, IFF_UP);
+        let header = link_header(0, 0, 0);
         let mut message = Message::new(RTM_NEWLINK, flags::CREATE | flags::EXCL, &header);
         message.text(IFLA_IFNAME, pair.host_name);
         add_mac_and_mtu(&mut message, None, pair.mtu);

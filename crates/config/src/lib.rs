@@ -9,10 +9,10 @@
 mod load;
 mod schema;
 
-pub use load::{ConfigError, load, load_text};
+pub use load::{ConfigError, load, load_text, set, to_text};
 pub use schema::{
-    CgroupDriver, Cgroups, Config, Containers, Handler, Images, Log, LogFormat, Monitor, Network,
-    Server,
+    CgroupDriver, Cgroups, Config, Containers, Handler, Images, IpPreference, Log, LogFormat,
+    Monitor, Network, Server,
 };
 
 /// Where the settings are read from unless the command line says otherwise.

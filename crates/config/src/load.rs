@@ -12,12 +12,24 @@ use crate::Config;
 /// The most bytes that a configuration file may have.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
+/// The drop-in file of settings that were changed by [`set`]: after those of people.
+const SET_FILE: &str = "90-set.toml";
+
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// A file could not be read.
     #[error("failed to read the configuration {path}")]
     Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A file could not be written.
+    #[error("failed to write the configuration {path}")]
+    Write {
         /// The file.
         path: PathBuf,
         /// The cause.
@@ -69,6 +81,57 @@ pub fn load(path: &Path, required: bool) -> Result<Config, ConfigError> {
 /// Fails where the text cannot be used.
 pub fn load_text(name: &Path, text: &str) -> Result<Config, ConfigError> {
     finish(name, parse(name, text)?)
+}
+
+/// Returns settings as a text that is read again as the same settings.
+///
+/// # Errors
+/// Fails only where a value has no form in TOML.
+pub fn to_text(config: &Config) -> Result<String, ConfigError> {
+    toml::to_string_pretty(config)
+        .map_err(|e| ConfigError::Value { key: "settings", reason: e.to_string() })
+}
+
+/// Changes one setting in a drop-in file beside `path` and returns that file. A value that
+/// is no TOML is taken as a text. Where the settings would not be usable nothing changes.
+///
+/// # Errors
+/// Fails where the key or the value cannot be used, or the file cannot be written.
+pub fn set(path: &Path, key: &str, value: &str) -> Result<PathBuf, ConfigError> {
+    let file = path.with_file_name("conf.d").join(SET_FILE);
+    let before = match read(&file) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(source) => return Err(ConfigError::Read { path: file, source }),
+    };
+    let mut table = parse(&file, &before)?;
+    let value = toml::from_str::<Table>(&format!("value = {value}"))
+        .ok()
+        .and_then(|mut parsed| parsed.remove("value"))
+        .unwrap_or_else(|| Value::String(value.to_owned()));
+    let mut change = Table::from_iter([(String::new(), value)]);
+    for part in key.rsplit('.') {
+        let inner = change.remove("").unwrap_or_else(|| Value::Table(change.clone()));
+        change = Table::from_iter([(part.to_owned(), inner)]);
+    }
+    merge(&mut table, change);
+    let text = toml::to_string_pretty(&table)
+        .map_err(|e| ConfigError::Invalid { path: file.clone(), message: e.to_string() })?;
+    parse(&file, &text)?;
+    let write = |text: &str| {
+        let aside = file.with_extension("new");
+        fs::create_dir_all(file.parent().unwrap_or(Path::new("/")))?;
+        fs::write(&aside, text)?;
+        fs::rename(&aside, &file)
+    };
+    let failed = |source| ConfigError::Write { path: file.clone(), source };
+    write(&text).map_err(failed)?;
+    if let Err(error) = load(path, false) {
+        let restored = if before.is_empty() { fs::remove_file(&file) } else { write(&before) };
+        restored.map_err(failed)?;
+        return Err(error);
+    }
+    Ok(file)
 }
 
 fn read(path: &Path) -> io::Result<String> {
@@ -212,6 +275,35 @@ mod tests {
         fs::write(dir.path().join("conf.d/ignored.txt"), "nonsense").unwrap();
         let config = load(&main, true).unwrap();
         assert_eq!((config.log.level.as_str(), config.log.format), ("warn", LogFormat::Json));
+    }
+
+    #[test]
+    fn settings_are_changed_one_by_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        fs::write(&path, "[network]\nsubnet = \"10.1.0.0/16\"\n").unwrap();
+        let file = set(&path, "network.subnet", "10.2.0.0/16").unwrap();
+        set(&path, "network.builtin", "false").unwrap();
+        set(&path, "images.pinned", "[\"a\", \"b\"]").unwrap();
+        let config = load(&path, true).unwrap();
+        assert_eq!(
+            (config.network.subnet.as_str(), config.network.builtin),
+            ("10.2.0.0/16", false)
+        );
+        assert_eq!(config.images.pinned, ["a", "b"]);
+        let before = fs::read_to_string(&file).unwrap();
+        for (key, value) in [
+            ("network.no_such_key", "1"),
+            ("network.builtin", "perhaps"),
+            ("network.bridge", ""),
+            ("network", "x"),
+            ("", "x"),
+        ] {
+            assert!(set(&path, key, value).is_err(), "{key} {value}");
+        }
+        assert_eq!(fs::read_to_string(&file).unwrap(), before);
+        let text = to_text(&config).unwrap();
+        assert_eq!(load_text(&path, &text).unwrap(), config);
     }
 
     #[test]

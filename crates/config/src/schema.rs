@@ -118,6 +118,19 @@ impl Default for Images {
     }
 }
 
+/// Which of a pod's addresses is its IP.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IpPreference {
+    /// The first of IPv4.
+    #[default]
+    Ipv4,
+    /// The first of IPv6.
+    Ipv6,
+    /// The first that the plugins gave.
+    Cni,
+}
+
 /// The pod network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -130,12 +143,28 @@ pub struct Network {
     pub netns_dir: PathBuf,
     /// Whether a bare machine without a CNI configuration gets the built-in network.
     pub builtin: bool,
-    /// The bridge of the built-in network; also the name of its nftables table.
+    /// The bridge of the built-in network; also the name of the nftables tables of all
+    /// chains that run in this process.
     pub bridge: String,
-    /// The IPv4 subnet of the built-in network.
+    /// The IPv4 subnet of the built-in network, or empty for none.
     pub subnet: String,
-    /// How long one plugin program may take, in seconds.
+    /// The IPv6 subnet of the built-in network, or empty for none.
+    pub subnet6: String,
+    /// How long all plugin programs of a pod's network may take together, in seconds.
     pub plugin_timeout_s: u64,
+    /// The name of the network in `conf_dir` that pods get, or empty for the first.
+    pub network: String,
+    /// Where the configurations of pods of a runtime handler are instead, by its name.
+    pub handler_conf_dirs: BTreeMap<String, PathBuf>,
+    /// Whether chains whose plugins and keys are all known run in this process, without
+    /// plugin programs.
+    pub in_process: bool,
+    /// Which of a pod's addresses is its IP.
+    pub ip_preference: IpPreference,
+    /// How long plugins may fail STATUS before the node is not ready, in seconds.
+    pub status_grace_s: u64,
+    /// How often what no pod has is looked for (GC), in seconds; 0 for at start only.
+    pub gc_interval_s: u64,
 }
 
 impl Default for Network {
@@ -147,7 +176,14 @@ impl Default for Network {
             builtin: true,
             bridge: "corten0".into(),
             subnet: "10.88.0.0/16".into(),
+            subnet6: String::new(),
             plugin_timeout_s: 60,
+            network: String::new(),
+            handler_conf_dirs: BTreeMap::new(),
+            in_process: true,
+            ip_preference: IpPreference::Ipv4,
+            status_grace_s: 10,
+            gc_interval_s: 3600,
         }
     }
 }

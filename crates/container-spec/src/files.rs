@@ -47,7 +47,7 @@ pub fn resolv_conf(dns: Option<&DnsConfig>) -> Result<Option<String>, SpecError>
 }
 
 /// Makes a pod's `/etc/hosts`: the names of the loopback addresses, and the pod's own
-/// name on its addresses. The host name must have passed [`check_hostname`].
+/// name on its addresses, the short one too where it has a domain. The host name must have passed [`check_hostname`].
 pub fn hosts(hostname: &str, ips: &[IpAddr]) -> String {
     let mut text = String::from(
         "127.0.0.1\tlocalhost\n\
@@ -58,8 +58,10 @@ pub fn hosts(hostname: &str, ips: &[IpAddr]) -> String {
          ff02::2\tip6-allrouters\n",
     );
     if !hostname.is_empty() {
+        let short = hostname.split_once('.').map(|(short, _)| format!(" {short}"));
+        let short = short.filter(|short| short.len() > 1).unwrap_or_default();
         for ip in ips {
-            let _infallible = writeln!(text, "{ip}\t{hostname}");
+            let _infallible = writeln!(text, "{ip}\t{hostname}{short}");
         }
     }
     text
@@ -156,6 +158,8 @@ mod tests {
         let text = hosts("web", &["10.1.2.3".parse().unwrap(), "fd00::3".parse().unwrap()]);
         assert!(text.starts_with("127.0.0.1\tlocalhost\n"));
         assert!(text.ends_with("10.1.2.3\tweb\nfd00::3\tweb\n"));
+        let text = hosts("web.svc.local", &["10.1.2.3".parse().unwrap()]);
+        assert!(text.ends_with("10.1.2.3\tweb.svc.local web\n"), "{text}");
         assert!(!hosts("", &["10.1.2.3".parse().unwrap()]).contains("10.1.2.3"));
     }
 

@@ -45,6 +45,10 @@ pub enum Command {
     /// Run the daemon
     #[cfg(feature = "daemon")]
     Serve(crate::serve::Args),
+    /// Show, check and change the daemon's settings
+    #[cfg(feature = "daemon")]
+    #[command(subcommand)]
+    Config(crate::serve::config::Command),
 
     /// Show the runtime's name and version
     Version(c::version::Args),

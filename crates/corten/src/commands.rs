@@ -49,7 +49,9 @@ pub fn dispatch<'a>(
 ) -> Pin<Box<dyn Future<Output = anyhow::Result<()>> + 'a>> {
     match command {
         #[cfg(feature = "daemon")]
-        Command::Serve(_) => Box::pin(async { anyhow::bail!("serve is not a client's command") }),
+        Command::Serve(_) | Command::Config(_) => {
+            Box::pin(async { anyhow::bail!("this is not a client's command") })
+        }
         Command::Version(args) => Box::pin(version::run(args, session, output)),
         Command::Info(args) => Box::pin(info::run(args, session, output)),
         Command::RuntimeConfig(args) => Box::pin(runtime_config::run(args, session, output)),

@@ -50,6 +50,10 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     if let cli::Command::Serve(args) = cli.command {
         return serve::run(args);
     }
+    #[cfg(feature = "daemon")]
+    if let cli::Command::Config(command) = cli.command {
+        return serve::config::run(command, &mut io::stdout().lock());
+    }
     client(cli)
 }
 

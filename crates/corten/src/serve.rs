@@ -4,6 +4,7 @@
 //! read; the sockets open when Version and ImageFsInfo can answer; all other calls
 //! wait at a gate until every pod is taken up.
 
+pub(crate) mod config;
 mod notify;
 mod wire;
 
@@ -57,7 +58,7 @@ pub struct Args {
 /// Fails where it cannot start, and says what to do.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let settings = settings(args)?;
-    telemetry::init(&settings.log.level, settings.log.format == config::LogFormat::Json)?;
+    telemetry::init(&settings.log.level, settings.log.format == ::config::LogFormat::Json)?;
     let lock = RootLock::take(&settings.root)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -71,11 +72,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     result
 }
 
-fn settings(args: Args) -> anyhow::Result<config::Config> {
+fn settings(args: Args) -> anyhow::Result<::config::Config> {
     let Args { config: file, root, state, listen, image_listen, log_level } = args;
     let mut settings = match &file {
-        Some(path) => config::load(path, true)?,
-        None => config::load(config::DEFAULT_PATH.as_ref(), false)?,
+        Some(path) => ::config::load(path, true)?,
+        None => ::config::load(::config::DEFAULT_PATH.as_ref(), false)?,
     };
     if let Some(root) = root {
         settings.root = std::path::absolute(&root).context("--root is not a path")?;
@@ -89,7 +90,7 @@ fn settings(args: Args) -> anyhow::Result<config::Config> {
     Ok(settings)
 }
 
-async fn serve(settings: config::Config) -> anyhow::Result<()> {
+async fn serve(settings: ::config::Config) -> anyhow::Result<()> {
     let mut endpoint = Endpoint::parse(&settings.server.listen)?;
     let mut image_endpoint = match settings.server.image_listen.as_str() {
         "" => None,
@@ -128,6 +129,11 @@ async fn serve(settings: config::Config) -> anyhow::Result<()> {
         "recovered"
     );
     keeper.open();
+    let pause = Duration::from_secs(settings.network.gc_interval_s);
+    if !pause.is_zero() {
+        let network = daemon.network.clone();
+        tokio::spawn(async move { network.keep_clean(pause).await });
+    }
     notify::tell("READY=1");
 
     tokio::select! {

@@ -70,10 +70,11 @@ calls! {
             Version, RunPodSandbox, StopPodSandbox, RemovePodSandbox, PodSandboxStatus, ListPodSandbox,
             CreateContainer, StartContainer, StopContainer, RemoveContainer, ListContainers, ContainerStatus,
             ReopenContainerLog, ExecSync, Status, RuntimeConfig, UpdateContainerResources,
+            UpdateRuntimeConfig,
         ],
         unimplemented: [
             Exec, Attach, PortForward, ContainerStats, ListContainerStats,
-            PodSandboxStats, ListPodSandboxStats, UpdateRuntimeConfig, CheckpointContainer, GetContainerEvents,
+            PodSandboxStats, ListPodSandboxStats, CheckpointContainer, GetContainerEvents,
             ListMetricDescriptors, ListPodSandboxMetrics, UpdatePodSandboxResources, StreamPodSandboxes,
             StreamContainers, StreamContainerStats, StreamPodSandboxStats, StreamPodSandboxMetrics, CheckpointPod,
             RestorePod,
@@ -272,6 +273,13 @@ impl v1::runtime_service_server::RuntimeService for Server {
         request: Request<v1::RuntimeConfigRequest>,
     ) -> Result<Response<v1::RuntimeConfigResponse>, Status> {
         delegate!(self, request, "RuntimeConfig", on_runtime_config)
+    }
+
+    async fn update_runtime_config(
+        &self,
+        request: Request<v1::UpdateRuntimeConfigRequest>,
+    ) -> Result<Response<v1::UpdateRuntimeConfigResponse>, Status> {
+        delegate!(self, request, "UpdateRuntimeConfig", on_update_runtime_config)
     }
 }
 

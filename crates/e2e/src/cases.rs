@@ -4,6 +4,7 @@ use crate::case::Case;
 
 mod builtin;
 mod cli;
+mod cni;
 mod containers;
 mod devices;
 mod disk;
@@ -38,6 +39,7 @@ pub fn all() -> Vec<Case> {
     [
         builtin::CASES,
         cli::CASES,
+        cni::CASES,
         containers::CASES,
         devices::CASES,
         disk::CASES,

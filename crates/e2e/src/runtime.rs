@@ -78,8 +78,8 @@ impl Runtime {
             program: program.to_owned(),
             certs_dir: catalog.registry.certs_dir().to_owned(),
             cni_conf_dir: Some(network),
-            two_sockets: false,
             tables: tables(&ground)?,
+            ..DaemonOptions::default()
         };
         let daemon = Daemon::start(&ground, "corten", options)?;
         Self::connect(Kind::Corten, ground, catalog, Control::Corten(daemon)).await

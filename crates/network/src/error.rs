@@ -1,10 +1,10 @@
 //! What can fail, by step.
 
-use std::{io, net::Ipv4Addr, path::PathBuf};
+use std::{io, net::IpAddr, path::PathBuf};
 
 use types::SandboxId;
 
-use crate::{Ipv4Subnet, cni::PluginFailure};
+use crate::{Subnet, cni::PluginFailure};
 
 /// A step of the network that failed.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +82,7 @@ pub enum NetworkError {
         plugin: String,
         /// The network's name.
         network: String,
-        /// `ADD`, `DEL` or `CHECK`.
+        /// `ADD`, `DEL`, `CHECK`, `STATUS` or `GC`.
         command: &'static str,
         /// How.
         #[source]
@@ -111,20 +111,46 @@ pub enum NetworkError {
     #[error("no address is free in subnet {subnet}: remove pods or configure a wider subnet")]
     NoFreeAddress {
         /// The subnet.
-        subnet: Ipv4Subnet,
+        subnet: Subnet,
+    },
+    /// An address that was asked for is not to be had.
+    #[error("address {address} cannot be given by {dir}: {why}")]
+    AddressRefused {
+        /// The address.
+        address: IpAddr,
+        /// The directory of leases.
+        dir: PathBuf,
+        /// Why not.
+        why: &'static str,
+    },
+    /// A bridge has another address than the configuration wants.
+    #[error("bridge {bridge} has address {present} already, which is not {wanted}")]
+    BridgeAddress {
+        /// The bridge.
+        bridge: String,
+        /// What it has.
+        present: Subnet,
+        /// What it shall have.
+        wanted: Subnet,
+    },
+    /// CHECK found a difference.
+    #[error("network of sandbox {sandbox_id} is not as it was made: {problem}")]
+    Changed {
+        /// The sandbox.
+        sandbox_id: SandboxId,
+        /// What is missing.
+        problem: String,
     },
     /// Another interface of the host uses the built-in network's addresses.
     #[error(
-        "subnet {subnet} of the built-in network overlaps with {address}/{prefix} of interface \
+        "subnet {subnet} of the built-in network overlaps with {address} of interface \
          {interface}: configure another subnet"
     )]
     SubnetInUse {
         /// The built-in network's subnet.
-        subnet: Ipv4Subnet,
+        subnet: Subnet,
         /// The other address.
-        address: Ipv4Addr,
-        /// The length of its network part.
-        prefix: u8,
+        address: Subnet,
         /// The other interface.
         interface: String,
     },
@@ -153,7 +179,7 @@ pub enum NetworkError {
         /// The setting.
         path: PathBuf,
         /// Its wanted value.
-        value: &'static str,
+        value: String,
         /// Why not.
         #[source]
         source: io::Error,

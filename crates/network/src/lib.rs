@@ -1,5 +1,11 @@
-//! The pod network: CNI plugins by the specification, and a built-in bridge network
-//! where no CNI configuration exists.
+//! The pod network: CNI by the specification, the common chain of plugins also in this
+//! process, and a default network where no CNI configuration exists.
+//!
+//! ```text
+//!  configuration list ──► every plugin and key known? ──yes──► native: netlink, nftables
+//!  (a file, or the                     │no, or switched off
+//!   default network's)                 └──► cni: the plugin programs
+//! ```
 //!
 //! Owns what a pod has on the network: interfaces, addresses, routes, rules, and the
 //! record of each that is owed back. A sandbox's record is there before the first step
@@ -13,11 +19,11 @@
 //! pinned, `detach` before the pin goes or after.
 #![forbid(unsafe_code)]
 
-mod builtin;
 mod cni;
 mod error;
 mod files;
 mod namespace;
+mod native;
 mod netlink;
 mod network;
 mod options;
@@ -29,10 +35,11 @@ pub use cni::PluginFailure;
 pub use error::NetworkError;
 pub use network::Network;
 pub use options::{
-    BuiltinOptions, DEFAULT_ADD_DEADLINE, DEFAULT_DEL_DEADLINE, DEFAULT_SUBNET, NetworkOptions,
+    BuiltinOptions, DEFAULT_ADD_DEADLINE, DEFAULT_DEL_DEADLINE, DEFAULT_STATUS_GRACE,
+    DEFAULT_SUBNET, IpPreference, NetworkOptions,
 };
 pub use request::{AttachRequest, Attachment, DetachRequest, NetworkStatus, RecoverReport};
-pub use subnet::{InvalidSubnet, Ipv4Subnet};
+pub use subnet::{InvalidSubnet, Subnet};
 
 /// The pod's interface, as Kubernetes expects it.
 pub(crate) const INTERFACE: &str = "eth0";

@@ -1,20 +1,25 @@
 //! What is owed back: one record a sandbox, there before the first step of an attach and
 //! gone after the last of a detach.
 //!
-//! A record of a plugin chain holds all that DEL needs, the configuration included, and
-//! is synced before ADD: addresses that plugins took outlive a power cut, so must the
-//! debt. A record of the built-in network is not: its leases name their owners.
+//! A record holds all that DEL needs, the configuration included. Where programs run the
+//! chain it is synced before ADD: addresses that plugins took outlive a power cut, so must
+//! the debt. Where this process runs the chain it is not: its leases name their owners.
+//!
+//! ```text
+//!  <id>.json            the debt, before the first step
+//!  <id>.attached.json   the debt and what ADD gave
+//!  <id>.going           all is undone but what the kernel does by itself
+//! ```
 
 use std::{
     fs::{self, File},
     io::{self, Read},
-    net::Ipv4Addr,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use types::{PortMapping, SandboxId};
+use types::SandboxId;
 
 use crate::{
     Attachment, NetworkError,
@@ -22,7 +27,7 @@ use crate::{
 };
 
 /// The format's version.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// The longest record: a configuration (1 MiB) and a result (1 MiB), both escaped.
 const MAX_RECORD_BYTES: u64 = 8 * 1024 * 1024;
 
@@ -32,48 +37,54 @@ pub(crate) struct Record {
     version: u32,
     pub(crate) sandbox_id: SandboxId,
     pub(crate) netns: PathBuf,
-    pub(crate) network: Owed,
+    /// The configuration list.
+    pub(crate) conf: Value,
+    /// Who runs it.
+    pub(crate) engine: Engine,
+    /// CNI_ARGS.
+    pub(crate) arguments: Vec<(String, String)>,
+    /// Arguments that plugins ask for by their capabilities.
+    pub(crate) capabilities: Map<String, Value>,
     /// What ADD gave; missing while it is under way.
     pub(crate) attachment: Option<Attachment>,
 }
 
-/// By which network.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "kind")]
-pub(crate) enum Owed {
-    /// The built-in one.
-    Builtin {
-        /// Ports of the host.
-        port_mappings: Vec<PortMapping>,
-    },
-    /// A chain of plugins.
-    Cni {
-        /// The configuration list.
-        conf: Value,
-        /// CNI_ARGS.
-        arguments: Vec<(String, String)>,
-        /// Arguments that plugins ask for by their capabilities.
-        capabilities: Map<String, Value>,
-    },
+/// Who runs a chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Engine {
+    /// The plugin programs.
+    Programs,
+    /// This process.
+    Native,
+    /// This process, and it is the default network's chain.
+    Standard,
 }
 
 impl Record {
-    pub(crate) fn new(sandbox_id: SandboxId, netns: PathBuf, network: Owed) -> Self {
-        Self { version: VERSION, sandbox_id, netns, network, attachment: None }
+    /// Begins a record of a chain that is about to be run for a sandbox.
+    pub(crate) fn new(
+        sandbox_id: SandboxId,
+        netns: PathBuf,
+        conf: Value,
+        engine: Engine,
+        arguments: Vec<(String, String)>,
+        capabilities: Map<String, Value>,
+    ) -> Self {
+        let version = VERSION;
+        let attachment = None;
+        Self { version, sandbox_id, netns, conf, engine, arguments, capabilities, attachment }
     }
 
-    /// Returns the address on the built-in network.
-    pub(crate) fn builtin_address(&self) -> Option<Ipv4Addr> {
-        self.attachment.as_ref()?.ips.iter().find_map(|ip| match ip {
-            std::net::IpAddr::V4(ip) => Some(*ip),
-            std::net::IpAddr::V6(_) => None,
-        })
+    /// Returns the name of the network.
+    pub(crate) fn network(&self) -> &str {
+        self.conf["name"].as_str().unwrap_or_default()
     }
 
     fn strength(&self) -> Strength {
-        match (&self.network, &self.attachment) {
+        match (self.engine, &self.attachment) {
             // With the attachment it is written again, and only the debt matters.
-            (Owed::Cni { .. }, None) => Strength::Power,
+            (Engine::Programs, None) => Strength::Power,
             _ => Strength::Process,
         }
     }
@@ -116,10 +127,22 @@ impl Records {
         read(&self.path(id))
     }
 
-    /// Removes a record. The debt goes last.
+    /// Notes that all is undone but what the kernel does by itself.
+    pub(crate) fn mark_going(&self, id: &SandboxId) -> Result<(), NetworkError> {
+        let path = self.going_path(id);
+        File::create(&path).map(drop).map_err(|source| files::failed("write", &path, source))
+    }
+
+    /// Reports whether all is undone but what the kernel does by itself.
+    pub(crate) fn is_going(&self, id: &SandboxId) -> bool {
+        self.going_path(id).exists()
+    }
+
+    /// Removes a record. The debt goes last, then the note on it.
     pub(crate) fn remove(&self, id: &SandboxId) -> Result<(), NetworkError> {
         files::remove(&self.attached_path(id))?;
-        files::remove(&self.path(id))
+        files::remove(&self.path(id))?;
+        files::remove(&self.going_path(id))
     }
 
     /// Returns all sandboxes that owe something.
@@ -138,6 +161,10 @@ impl Records {
 
     fn path(&self, id: &SandboxId) -> PathBuf {
         self.dir.join(format!("{id}.json"))
+    }
+
+    fn going_path(&self, id: &SandboxId) -> PathBuf {
+        self.dir.join(format!("{id}.going"))
     }
 
     fn attached_path(&self, id: &SandboxId) -> PathBuf {
@@ -175,12 +202,11 @@ mod tests {
         files::make_dir(records.dir()).unwrap();
         let id = SandboxId::random();
         assert_eq!(records.load(&id).unwrap(), None);
-        let owed = Owed::Cni {
-            conf: serde_json::json!({ "name": "n" }),
-            arguments: vec![("a".to_owned(), "b".to_owned())],
-            capabilities: Map::new(),
-        };
-        let mut record = Record::new(id.clone(), PathBuf::from("/n"), owed);
+        let conf = serde_json::json!({ "name": "n" });
+        let arguments = vec![("a".to_owned(), "b".to_owned())];
+        let netns = PathBuf::from("/n");
+        let engine = Engine::Programs;
+        let mut record = Record::new(id.clone(), netns, conf, engine, arguments, Map::new());
         records.store(&record).unwrap();
         let debt = record.clone();
         let (network, result) = ("n".to_owned(), Value::Null);
@@ -192,7 +218,11 @@ mod tests {
         assert_eq!(records.list().unwrap(), std::slice::from_ref(&id));
         fs::write(records.path(&id), "{").unwrap();
         assert!(matches!(records.load(&id), Err(NetworkError::DamagedRecord { .. })));
+        assert!(!records.is_going(&id));
+        records.mark_going(&id).unwrap();
+        assert!(records.is_going(&id));
         records.remove(&id).unwrap();
+        assert!(!records.is_going(&id));
         assert_eq!(records.list().unwrap(), []);
     }
 }

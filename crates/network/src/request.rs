@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
-use types::{DnsConfig, PortMapping, SandboxId};
+use types::{DnsConfig, PortMapping, Protocol, SandboxId};
 
 /// A pod that shall have a network.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub struct AttachRequest {
     pub cgroup_parent: String,
     /// The pod's host name.
     pub hostname: String,
+    /// The pod's runtime handler, which may have configurations of its own.
+    pub handler: String,
 }
 
 /// A pod whose network shall be taken away. What was attached, and how, is known from
@@ -79,4 +81,13 @@ pub struct RecoverReport {
     pub detached: Vec<SandboxId>,
     /// Sandboxes whose network is still owed back, and why.
     pub owed: Vec<(SandboxId, crate::NetworkError)>,
+}
+
+/// Returns the name of a protocol that plugins and messages use.
+pub(crate) fn protocol_name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+        Protocol::Sctp => "sctp",
+    }
 }

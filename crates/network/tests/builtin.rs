@@ -57,12 +57,13 @@ fn pods_reach_each_other_and_the_host_and_leave_nothing() {
         assert_eq!(network.attachment(&one.id).await.unwrap(), Some(first.clone()));
         network.check(&one.id).await.unwrap();
         network.detach(&one.detach()).await.unwrap();
+        network.settled().await;
         assert!(lab.traces().contains("corten-t0"), "the bridge stays for the other pod");
         network.detach(&two.detach()).await.unwrap();
         network.detach(&two.detach()).await.unwrap();
         assert_eq!(network.attachment(&one.id).await.unwrap(), None);
     });
-    assert_eq!(lab.traces(), before);
+    lab.expect_traces(&before);
     assert_eq!(two.netns.sh("ip -o link").lines().count(), 1, "only lo is left");
 }
 
@@ -114,7 +115,7 @@ fn host_ports_are_reached_from_everywhere_and_capture_nothing_else() {
         assert!(
             matches!(&error, NetworkError::HostPortInUse { holder, .. } if *holder == server.id)
         );
-        assert_eq!(lab.traces(), with_both);
+        lab.expect_traces(&with_both);
         network.detach(&server.detach()).await.unwrap();
         lab.host.fetch("127.0.0.1:8080", IMPATIENCE).unwrap_err();
         network.attach(&late.attach()).await.unwrap();
@@ -123,7 +124,7 @@ fn host_ports_are_reached_from_everywhere_and_capture_nothing_else() {
         network.detach(&late.detach()).await.unwrap();
         network.detach(&client.detach()).await.unwrap();
     });
-    assert_eq!(lab.traces(), before);
+    lab.expect_traces(&before);
 }
 
 #[test]
@@ -158,7 +159,7 @@ fn a_pod_does_not_reach_the_hosts_loopback() {
     let lab = Lab::new();
     let server = lab.host.run(|| UdpSocket::bind("127.0.0.1:7777").unwrap());
     server.set_read_timeout(Some(PATIENCE)).unwrap();
-    let pod = lab.pod("pod");
+    let pod = lab.pod("pod").map(Protocol::Tcp, 8080, 80);
     lab.daemon(async || open(lab.options()).attach(&pod.attach()).await.unwrap());
     // All that a privileged pod can do to send packets for 127.0.0.1 out of its eth0.
     pod.netns.sh("echo 1 >/proc/sys/net/ipv4/conf/eth0/route_localnet
@@ -187,7 +188,7 @@ fn a_pod_whose_namespace_is_gone_is_taken_away() {
         drop(pod);
         network.detach(&detach).await.unwrap();
     });
-    assert_eq!(lab.traces(), before);
+    lab.expect_traces(&before);
 }
 
 #[test]
@@ -204,7 +205,7 @@ fn an_attach_again_replaces_the_first() {
         assert!(lab.host.fetch(&address, PATIENCE).unwrap().starts_with("pod"));
         network.detach(&pod.detach()).await.unwrap();
     });
-    assert_eq!(lab.traces(), before);
+    lab.expect_traces(&before);
 }
 
 #[test]
@@ -225,7 +226,7 @@ fn a_failed_attach_leaves_nothing() {
         let error = network.attach(&pod.attach()).await.unwrap_err();
         assert!(matches!(error, NetworkError::Interface { .. }), "{error}");
     });
-    assert_eq!(lab.traces(), before);
+    lab.expect_traces(&before);
 }
 
 #[test]
@@ -254,11 +255,12 @@ fn recovery_keeps_the_known_and_removes_the_unknown() {
         assert!(lab.host.fetch("127.0.0.1:8080", PATIENCE).unwrap().starts_with("kept"));
         let leases = common::list(&lab.path("root/cni/networks/corten"));
         assert_eq!(leases, ["10.213.0.2", "last_reserved_ip.0", "lock"]);
+        network.settled().await;
         assert_eq!(lost.netns.sh("ip -o link").lines().count(), 1);
         assert_eq!(bare.netns.sh("ip -o link").lines().count(), 1);
         network.detach(&kept.detach()).await.unwrap();
     });
-    assert_eq!(lab.traces(), before);
+    lab.expect_traces(&before);
 }
 
 #[test]
@@ -274,7 +276,7 @@ fn a_damaged_record_does_not_hold_a_pod() {
         }
         network.detach(&pod.detach()).await.unwrap();
     });
-    assert_eq!(lab.traces(), before);
+    lab.expect_traces(&before);
 }
 
 #[test]
@@ -289,7 +291,7 @@ fn other_peoples_bridges_and_subnets_are_left_alone() {
                     interface other0: configure another subnet";
         assert_eq!(error.to_string(), text);
     });
-    assert_eq!(lab.traces(), before);
+    lab.expect_traces(&before);
     lab.host.sh("ip addr flush dev other0; ip link add corten-t0 type bridge
          ip link add port0 type veth peer name port1; ip link set port0 master corten-t0");
     let before = lab.traces();
@@ -297,7 +299,7 @@ fn other_peoples_bridges_and_subnets_are_left_alone() {
         let error = open(lab.options()).attach(&pod.attach()).await.unwrap_err();
         assert!(matches!(error, NetworkError::ForeignBridge { .. }), "{error}");
     });
-    assert_eq!(lab.traces(), before);
+    lab.expect_traces(&before);
 }
 
 #[test]
@@ -317,6 +319,7 @@ fn a_bridge_left_by_a_crash_is_taken_over() {
             let names = lab.host.sh("ip -o link show corten-t0; ip -o -4 addr show corten-t0");
             assert!(names.contains("10.213.0.1/24"), "{names}");
             network.detach(&pod.detach()).await.unwrap();
+            network.settled().await;
         });
         assert!(!lab.host.sh("ip -o link").contains("corten-t0"));
     }
@@ -331,7 +334,7 @@ fn many_pods_come_and_go_at_once() {
         (0..PODS).map(|n| lab.pod(&format!("p{n}")).map(Protocol::Tcp, 9000 + n, 80)).collect();
     lab.daemon(async || {
         let network = open(lab.options());
-        for _ in 0..2 {
+        for _ in 0..10 {
             let mut coming = tokio::task::JoinSet::new();
             for pod in &pods {
                 let (network, request) = (network.clone(), pod.attach());
@@ -349,5 +352,5 @@ fn many_pods_come_and_go_at_once() {
             going.join_all().await;
         }
     });
-    assert_eq!(lab.traces(), before);
+    lab.expect_traces(&before);
 }

@@ -45,6 +45,7 @@ fn write_conf(lab: &Lab, text: &str) {
 /// Options with the tests' own plugins before Debian's.
 fn options(lab: &Lab) -> NetworkOptions {
     let mut options = lab.options();
+    options.in_process = false;
     options.bin_dirs = vec![lab.path("bin"), "/usr/lib/cni".into()];
     options
 }
@@ -387,6 +388,143 @@ fn a_caller_that_leaves_does_not_stop_the_work() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         network.detach(&pod.detach()).await.unwrap();
+    });
+    assert_eq!(owed(&lab), (Vec::new(), Vec::new()));
+}
+
+/// A chain of the specification's newest version.
+fn write_new_chain(lab: &Lab, keys: Value) {
+    let mut conf = json!({ "cniVersion": "1.1.0", "name": "own", "plugins": [{ "type": "own" }] });
+    for (key, value) in keys.as_object().unwrap() {
+        conf[key] = value.clone();
+    }
+    write_conf(lab, &conf.to_string());
+}
+
+#[test]
+fn plugins_are_asked_for_their_status_and_forgiven_for_a_while() {
+    let lab = Lab::new();
+    let broken = lab.path("broken");
+    let script = format!(
+        r#"if [ $CNI_COMMAND = STATUS ] && [ -e {} ]; then
+             echo '{{"cniVersion":"1.1.0","code":50,"msg":"no uplink"}}'; exit 1
+           fi
+           {GOOD}"#,
+        broken.display()
+    );
+    write_plugin(&lab, "own", &script);
+    write_new_chain(&lab, json!({}));
+    let mut options = options(&lab);
+    options.status_grace = Duration::from_secs(7);
+    let network = open(options);
+    lab.daemon(async || {
+        assert!(network.status().await.ready);
+        assert_eq!(calls(&lab)[0], "own STATUS ns= prev=0");
+        fs::write(&broken, "").unwrap();
+        let begun = Instant::now();
+        let failed = loop {
+            let status = network.status().await;
+            if !status.ready {
+                break status;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(40), "it is still ready");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        };
+        // Asked at most every five seconds while all is well, then at every look.
+        assert!(begun.elapsed() > Duration::from_secs(2), "{:?}", begun.elapsed());
+        assert!(calls(&lab).len() >= 2, "a first failure is forgiven");
+        let text = "CNI plugin \"own\" of network \"own\" failed (STATUS): no uplink (code 50)";
+        assert_eq!(
+            (failed.message.as_str(), failed.reason.as_str()),
+            (text, "NetworkPluginNotReady")
+        );
+        fs::remove_file(&broken).unwrap();
+        let begun = Instant::now();
+        while !network.status().await.ready {
+            assert!(begun.elapsed() < Duration::from_secs(20), "it does not heal");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+}
+
+#[test]
+fn a_status_that_hangs_is_not_waited_for() {
+    let lab = Lab::new();
+    write_plugin(&lab, "own", &format!("[ $CNI_COMMAND = STATUS ] && sleep 60\n{GOOD}"));
+    write_new_chain(&lab, json!({}));
+    let network = open(options(&lab));
+    lab.daemon(async || {
+        let begun = Instant::now();
+        let status = network.status().await;
+        assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+        assert!(!status.ready && status.message.contains("have not answered STATUS yet"));
+    });
+}
+
+#[test]
+fn garbage_is_collected_with_the_valid_attachments() {
+    let lab = Lab::new();
+    let seen = lab.path("seen");
+    let script =
+        format!("[ $CNI_COMMAND = GC ] && echo \"$CONF\" >>{} && exit 0\n{GOOD}", seen.display());
+    write_plugin(&lab, "own", &script);
+    write_new_chain(&lab, json!({}));
+    let pod = lab.pod("pod");
+    let network = open(options(&lab));
+    lab.daemon(async || {
+        network.recover(&[]).await.unwrap();
+        network.attach(&pod.attach()).await.unwrap();
+        network.clean().await;
+        let text = fs::read_to_string(&seen).unwrap();
+        let valid: Vec<Value> = text
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap())
+            .map(|conf| conf["cni.dev/valid-attachments"].clone())
+            .collect();
+        let one = json!([{ "containerID": pod.id.as_str(), "ifname": "eth0" }]);
+        assert_eq!(valid, [json!([]), one]);
+        fs::remove_file(&seen).unwrap();
+        for keys in [json!({ "disableGC": true }), json!({ "cniVersion": "1.0.0" })] {
+            write_new_chain(&lab, keys);
+            network.clean().await;
+            assert!(!seen.exists());
+        }
+        // One that fails or hangs is told in the log, and harms nobody.
+        write_plugin(&lab, "own", &format!("[ $CNI_COMMAND = GC ] && kill -9 $$\n{GOOD}"));
+        write_new_chain(&lab, json!({}));
+        network.clean().await;
+        network.detach(&pod.detach()).await.unwrap();
+    });
+    assert_eq!(owed(&lab), (Vec::new(), Vec::new()));
+}
+
+#[test]
+fn a_handlers_pods_have_configurations_of_their_own() {
+    let lab = Lab::new();
+    write_plugin(&lab, "node", GOOD);
+    write_plugin(&lab, "other", &GOOD.replace("10.213.2.9", "10.213.3.9"));
+    write_chain(&lab, &["node"]);
+    let dir = lab.path("other.d");
+    fs::create_dir(&dir).unwrap();
+    let conf = json!({ "cniVersion": "1.0.0", "name": "others", "plugins": [{ "type": "other" }] });
+    fs::write(dir.join("1.conflist"), conf.to_string()).unwrap();
+    let mut options = options(&lab);
+    options.handler_conf_dirs.insert("special".to_owned(), dir.clone());
+    let (one, two) = (lab.pod("one"), lab.pod("two"));
+    let network = open(options);
+    lab.daemon(async || {
+        let plain = network.attach(&one.attach()).await.unwrap();
+        let mut request = two.attach();
+        request.handler = "special".to_owned();
+        let special = network.attach(&request).await.unwrap();
+        assert_eq!((plain.network.as_str(), special.network.as_str()), ("own", "others"));
+        assert_eq!(special.ips[0].to_string(), "10.213.3.9");
+        // DEL is by the record: without the directory too.
+        fs::remove_dir_all(&dir).unwrap();
+        network.detach(&two.detach()).await.unwrap();
+        network.detach(&one.detach()).await.unwrap();
+        let error = network.attach(&request).await.unwrap_err();
+        assert!(error.to_string().contains("other.d"), "{error}");
     });
     assert_eq!(owed(&lab), (Vec::new(), Vec::new()));
 }

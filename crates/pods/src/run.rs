@@ -164,15 +164,12 @@ async fn write_files(task: &PodTask) -> Result<()> {
     .await
 }
 
-/// The pod's host name: the node's on the node's network, else what was asked for.
+/// The pod's host name: what was asked for, else the node's.
 pub(crate) fn hostname(config: &SandboxConfig) -> String {
     if !config.hostname.is_empty() {
         return config.hostname.clone();
     }
-    if config.security.namespaces.network == NamespaceMode::Node {
-        return rustix::system::uname().nodename().to_string_lossy().into_owned();
-    }
-    String::new()
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 async fn spawn_monitor(task: &mut PodTask) -> Result<()> {
@@ -239,6 +236,7 @@ async fn attach(task: &PodTask) -> Result<Option<network::Attachment>> {
         annotations: config.annotations.clone(),
         cgroup_parent: config.cgroup_parent.clone(),
         hostname: config.hostname.clone(),
+        handler: config.runtime_handler.clone(),
     };
     let attachment = task.inner.services.network.attach(&request).await.map_err(|source| {
         Error::Network { what: "set up", id: task.id().to_string(), source: Box::new(source) }

@@ -28,6 +28,10 @@ pub struct DaemonOptions {
     pub two_sockets: bool,
     /// Further tables of its configuration.
     pub tables: String,
+    /// Where plugin programs are looked for before the system's.
+    pub plugin_dir: Option<PathBuf>,
+    /// Further lines of the configuration's section of the network.
+    pub network: String,
 }
 
 /// A running `corten serve`; its pods and itself end when it is dropped.
@@ -206,14 +210,19 @@ fn configuration(ground: &Ground, directory: &Path, options: &DaemonOptions) -> 
     let nowhere = directory.join("no-cni");
     let conf_dir = options.cni_conf_dir.as_deref().unwrap_or(&nowhere).display().to_string();
     let quoted = |path: &Path| format!("{:?}", path.display().to_string());
+    let mut bin_dirs = vec![PathBuf::from("/usr/lib/cni")];
+    bin_dirs.splice(..0, options.plugin_dir.clone());
+    let bin_dirs: Vec<String> = bin_dirs.iter().map(|dir| quoted(dir)).collect();
     format!(
         "[log]\nlevel = \"debug\"\n\n[images]\ncerts_dirs = [{}]\n\n\
-         [network]\nconf_dir = {conf_dir:?}\nbin_dirs = [\"/usr/lib/cni\"]\n\
-         netns_dir = {}\nbridge = {:?}\nsubnet = {:?}\n\n[cgroups]\nparent = {:?}\n{}",
+         [network]\nconf_dir = {conf_dir:?}\nbin_dirs = [{}]\n\
+         netns_dir = {}\nbridge = {:?}\nsubnet = {:?}\n{}\n\n[cgroups]\nparent = {:?}\n{}",
         quoted(&options.certs_dir),
+        bin_dirs.join(", "),
         quoted(&ground.path().join("run/netns")),
         ground.bridge(),
         ground.subnet(),
+        options.network,
         ground.cgroup(),
         options.tables,
     )

@@ -13,7 +13,7 @@ use config::Config;
 use cri_server::{Gate, Info, Server};
 use images::{Images, ImagesOptions};
 use monitor_client::{MonitorProgram, Monitors};
-use network::{BuiltinOptions, Network, NetworkOptions};
+use network::{BuiltinOptions, IpPreference, Network, NetworkOptions, Subnet};
 use pods::{Handler, Options, Pods, Services};
 use snapshots::Snapshots;
 use tracing::info;
@@ -22,6 +22,7 @@ use types::Profile;
 /// The daemon's parts.
 pub(crate) struct Daemon {
     pub(crate) pods: Pods,
+    pub(crate) network: Arc<Network>,
     pub(crate) server: Server,
 }
 
@@ -67,8 +68,8 @@ impl Daemon {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             config: verbose_config(settings)?,
         };
-        let server = Server::new(pods.clone(), images, network, gate, info);
-        Ok(Self { pods, server })
+        let server = Server::new(pods.clone(), images, network.clone(), gate, info);
+        Ok(Self { pods, network, server })
     }
 }
 
@@ -81,20 +82,28 @@ fn image_options(settings: &Config) -> ImagesOptions {
     }
 }
 
-fn network_options(settings: &Config) -> anyhow::Result<NetworkOptions> {
+pub(crate) fn network_options(settings: &Config) -> anyhow::Result<NetworkOptions> {
     let network = &settings.network;
-    let subnet =
-        network.subnet.parse().context("the configuration's network.subnet is not valid")?;
+    let subnets = subnets(network)?;
     let deadline = Duration::from_secs(network.plugin_timeout_s);
     Ok(NetworkOptions {
         conf_dir: network.conf_dir.clone(),
+        handler_conf_dirs: network.handler_conf_dirs.clone(),
+        network: network.network.clone(),
         bin_dirs: network.bin_dirs.clone(),
         builtin: network.builtin.then(|| BuiltinOptions {
             bridge: network.bridge.clone(),
-            table: network.bridge.clone(),
-            subnet,
+            subnets,
             ..BuiltinOptions::default()
         }),
+        in_process: network.in_process,
+        table: network.bridge.clone(),
+        ip_preference: match network.ip_preference {
+            config::IpPreference::Ipv4 => IpPreference::Ipv4,
+            config::IpPreference::Ipv6 => IpPreference::Ipv6,
+            config::IpPreference::Cni => IpPreference::Cni,
+        },
+        status_grace: Duration::from_secs(network.status_grace_s),
         add_deadline: deadline,
         del_deadline: deadline,
         ..NetworkOptions::under(&settings.root)
@@ -127,6 +136,21 @@ async fn handlers(settings: &Config) -> BTreeMap<String, Handler> {
         });
     }
     asked.join_all().await.into_iter().collect()
+}
+
+/// The built-in network's subnets: one, or one of each family.
+pub(crate) fn subnets(network: &config::Network) -> anyhow::Result<Vec<Subnet>> {
+    let named = [("subnet", &network.subnet), ("subnet6", &network.subnet6)];
+    let given = named.into_iter().filter(|(_, text)| !text.is_empty());
+    given
+        .map(|(key, text)| {
+            let subnet = Subnet::for_pods(text)
+                .with_context(|| format!("the configuration's network.{key} is not valid"))?;
+            let right = subnet.is_ipv6() == (key == "subnet6");
+            anyhow::ensure!(right, "network.{key} {text} is of the other family");
+            Ok(subnet)
+        })
+        .collect()
 }
 
 /// The monitor's program: as configured, or beside the daemon's own.

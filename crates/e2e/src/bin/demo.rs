@@ -45,8 +45,7 @@ fn run() -> Result<()> {
             program,
             certs_dir: ground.make("certs.d")?,
             cni_conf_dir: None,
-            two_sockets: false,
-            tables: String::new(),
+            ..DaemonOptions::default()
         };
         let daemon = Daemon::start(&ground, "demo", options)?;
         demo.socket = Some(daemon.socket());

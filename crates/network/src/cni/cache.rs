@@ -51,6 +51,21 @@ impl ResultCache {
         files::remove(&self.path(network, container_id))
     }
 
+    /// Removes the results of containers that `wanted` does not want, of all networks.
+    pub(crate) fn retain(&self, wanted: impl Fn(&str) -> bool) -> Result<(), NetworkError> {
+        let failed = |source| files::failed("list", &self.dir, source);
+        for entry in std::fs::read_dir(&self.dir).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let named = name.strip_suffix(INTERFACE).and_then(|name| name.strip_suffix('-'));
+            let id = named.and_then(|name| Some(name.rsplit_once('-')?.1));
+            if id.is_some_and(|id| !wanted(id)) {
+                files::remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
     fn path(&self, network: &str, container_id: &str) -> PathBuf {
         self.dir.join(format!("{network}-{container_id}-{INTERFACE}"))
     }

@@ -1,4 +1,4 @@
-//! ADD, DEL and CHECK of a whole chain of plugins.
+//! ADD, DEL, CHECK, STATUS and GC of a whole chain of plugins.
 
 use std::{
     path::{Path, PathBuf},
@@ -35,6 +35,9 @@ pub(crate) struct Chain<'a> {
     pub(crate) bin_dirs: &'a [PathBuf],
     pub(crate) limit: Duration,
 }
+
+/// Attachments that are valid, for GC: containers' ids and interfaces.
+pub(crate) type Attachments = Vec<(String, String)>;
 
 /// A failed ADD, with the result of the last plugin that succeeded.
 #[derive(Debug)]
@@ -107,6 +110,46 @@ impl Chain<'_> {
         Ok(())
     }
 
+    /// Asks the plugins whether they could serve an ADD (STATUS), where the list's version
+    /// has it.
+    pub(crate) async fn status(&self) -> Result<(), NetworkError> {
+        if self.list.version < Version::V1_1_0 {
+            return Ok(());
+        }
+        let deadline = Instant::now() + self.limit;
+        for plugin in &self.list.plugins {
+            let conf = self.network_configuration(plugin);
+            self.call(plugin, "STATUS", conf, deadline)
+                .await
+                .map_err(|failure| self.failed(plugin, "STATUS", failure))?;
+        }
+        Ok(())
+    }
+
+    /// Lets the plugins remove what belongs to no valid attachment (GC), where the list's
+    /// version has it and the list does not forbid it. A plugin that fails does not keep
+    /// the others from cleaning up; the first failure is returned.
+    pub(crate) async fn collect_garbage(&self, valid: &Attachments) -> Result<(), NetworkError> {
+        if self.list.version < Version::V1_1_0 || self.list.disable_gc {
+            return Ok(());
+        }
+        let deadline = Instant::now() + self.limit;
+        let attachments: Vec<Value> = valid
+            .iter()
+            .map(|(container, interface)| json!({ "containerID": container, "ifname": interface }))
+            .collect();
+        let mut first = Ok(());
+        for plugin in &self.list.plugins {
+            let mut conf = self.network_configuration(plugin);
+            conf.insert("cni.dev/valid-attachments".to_owned(), json!(attachments));
+            if let Err(failure) = self.call(plugin, "GC", conf, deadline).await {
+                let error = self.failed(plugin, "GC", failure);
+                first = first.and(Err(error));
+            }
+        }
+        first
+    }
+
     async fn run(
         &self,
         plugin: &Plugin,
@@ -114,11 +157,21 @@ impl Chain<'_> {
         previous: Option<&Value>,
         deadline: Instant,
     ) -> Result<Vec<u8>, PluginFailure> {
+        self.call(plugin, command, self.configuration(plugin, previous), deadline).await
+    }
+
+    async fn call(
+        &self,
+        plugin: &Plugin,
+        command: &'static str,
+        conf: Map<String, Value>,
+        deadline: Instant,
+    ) -> Result<Vec<u8>, PluginFailure> {
         let path = find_program(&plugin.kind, self.bin_dirs)?;
         exec::run(Call {
             path: &path,
             environment: self.environment(command),
-            stdin: self.configuration(plugin, previous),
+            stdin: Value::Object(conf).to_string().into_bytes(),
             deadline,
         })
         .await
@@ -129,6 +182,10 @@ impl Chain<'_> {
         let pairs: Vec<_> =
             runtime.arguments.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let dirs: Vec<_> = self.bin_dirs.iter().map(|dir| dir.to_string_lossy()).collect();
+        if matches!(command, "STATUS" | "GC") {
+            // They are about the network, not about a container.
+            return vec![("CNI_COMMAND", command.to_owned()), ("CNI_PATH", dirs.join(":"))];
+        }
         vec![
             ("CNI_COMMAND", command.to_owned()),
             ("CNI_CONTAINERID", runtime.container_id.clone()),
@@ -139,11 +196,17 @@ impl Chain<'_> {
         ]
     }
 
-    /// The plugin's own configuration with what the specification adds to it.
-    fn configuration(&self, plugin: &Plugin, previous: Option<&Value>) -> Vec<u8> {
+    /// The plugin's own configuration with the list's name and version.
+    fn network_configuration(&self, plugin: &Plugin) -> Map<String, Value> {
         let mut conf = plugin.conf.clone();
         conf.insert("name".to_owned(), json!(self.list.name));
         conf.insert("cniVersion".to_owned(), json!(self.list.version.as_str()));
+        conf
+    }
+
+    /// The plugin's own configuration with all that the specification adds to it.
+    fn configuration(&self, plugin: &Plugin, previous: Option<&Value>) -> Map<String, Value> {
+        let mut conf = self.network_configuration(plugin);
         let asked: Map<String, Value> = plugin
             .capabilities
             .iter()
@@ -155,7 +218,7 @@ impl Chain<'_> {
         if let Some(previous) = previous {
             conf.insert("prevResult".to_owned(), previous.clone());
         }
-        Value::Object(conf).to_string().into_bytes()
+        conf
     }
 
     fn failed(

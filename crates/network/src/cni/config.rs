@@ -46,6 +46,7 @@ pub(crate) struct NetworkList {
     pub(crate) name: String,
     pub(crate) version: Version,
     pub(crate) disable_check: bool,
+    pub(crate) disable_gc: bool,
     pub(crate) plugins: Vec<Plugin>,
     /// The list as it was written (a single plugin as a list of one).
     pub(crate) raw: Value,
@@ -97,6 +98,7 @@ impl NetworkList {
             name: read_name(&raw)?,
             version: read_version(&raw)?,
             disable_check: is_true(&raw["disableCheck"]),
+            disable_gc: is_true(&raw["disableGC"]),
             plugins,
             raw,
         })
@@ -104,6 +106,11 @@ impl NetworkList {
 }
 
 impl Plugin {
+    /// Reports whether it asks for a runtime argument.
+    pub(crate) fn takes(&self, capability: &str) -> bool {
+        self.capabilities.iter().any(|name| name == capability)
+    }
+
     fn from_value(value: &Value) -> Result<Self, String> {
         let conf = value.as_object().ok_or("a plugin is not a JSON object")?;
         let kind = conf.get("type").and_then(Value::as_str).ok_or("a plugin without \"type\"")?;

@@ -2,7 +2,8 @@
 //!
 //! There is no watch that could be lost when the directory is deleted and made again:
 //! whoever asks gets what is there, and unchanged files (by name, inode, times and size)
-//! are not read twice.
+//! are not read twice. A file that was good and is being written again counts with what
+//! it said before, until it has been broken for a while.
 
 use std::{
     fs::{self, File},
@@ -17,6 +18,9 @@ use super::NetworkList;
 
 /// The longest configuration that is read: real ones are below 10 KiB.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
+/// How long a file that was good may be broken before it counts as broken: editors and
+/// installers write within milliseconds.
+const HALF_WRITTEN: Duration = Duration::from_secs(5);
 /// The most files that are looked at.
 const MAX_FILES: usize = 256;
 
@@ -42,6 +46,8 @@ impl Loaded {
 #[derive(Debug)]
 pub(crate) struct Directory {
     path: PathBuf,
+    /// The network to select, or empty for the first.
+    wanted: String,
     state: Mutex<State>,
 }
 
@@ -63,8 +69,10 @@ struct Candidate {
 }
 
 impl Directory {
-    pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path, state: Mutex::default() }
+    /// Names the directory, and the network that is selected in it: empty for the first
+    /// by the files' names.
+    pub(crate) fn new(path: PathBuf, wanted: String) -> Self {
+        Self { path, wanted, state: Mutex::default() }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -93,7 +101,13 @@ impl Directory {
             }
         };
         if first || files != state.files || state.loaded.unreadable.is_some() {
-            let loaded = load(&files);
+            let loaded = load(&files, &self.wanted);
+            if let Some(file) = half_written(&loaded, &state.loaded) {
+                tracing::debug!(file = %file.display(), "a CNI configuration is being written");
+                // Looked at again next time, with what it said before for now.
+                state.files = Vec::new();
+                return;
+            }
             report(&self.path, &loaded);
             state.loaded = Arc::new(loaded);
             state.files = files;
@@ -132,10 +146,22 @@ fn candidates(dir: &Path) -> io::Result<Vec<Candidate>> {
     Ok(files)
 }
 
-fn load(files: &[Candidate]) -> Loaded {
+/// Returns the file that was selected and has been broken only now.
+fn half_written(loaded: &Loaded, before: &Loaded) -> Option<PathBuf> {
+    let (file, _) = before.selected.as_ref()?;
+    let young = |path: &Path| {
+        let age = fs::metadata(path).and_then(|metadata| metadata.modified()).ok()?.elapsed();
+        Some(age.unwrap_or_default() < HALF_WRITTEN)
+    };
+    let broken = loaded.invalid.iter().any(|(invalid, _)| invalid == file);
+    (broken && young(file) == Some(true)).then(|| file.clone())
+}
+
+fn load(files: &[Candidate], wanted: &str) -> Loaded {
     let mut loaded = Loaded::default();
     for file in files {
         match read(&file.path).and_then(|bytes| NetworkList::parse(&bytes)) {
+            Ok(list) if !wanted.is_empty() && list.name != wanted => {}
             Ok(list) => {
                 loaded.selected = Some((file.path.clone(), list));
                 break;
@@ -183,7 +209,7 @@ mod tests {
     fn the_first_valid_file_by_name_is_selected() {
         let dir = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
-        let directory = Directory::new(dir.path().to_owned());
+        let directory = Directory::new(dir.path().to_owned(), String::new());
         assert!(directory.current(Duration::ZERO).is_blank());
         write("30-c.conflist", &conf("c"));
         write("20-b.conf", r#"{"cniVersion":"0.3.1","name":"b","type":"ptp"}"#);
@@ -203,7 +229,7 @@ mod tests {
     fn a_directory_that_comes_back_is_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("net.d");
-        let directory = Directory::new(path.clone());
+        let directory = Directory::new(path.clone(), String::new());
         for name in ["one", "two"] {
             assert_eq!(selected(&directory), None);
             fs::create_dir(&path).unwrap();
@@ -215,9 +241,39 @@ mod tests {
     }
 
     #[test]
+    fn a_network_is_selected_by_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a", "b", "c"] {
+            fs::write(dir.path().join(format!("{name}.conflist")), conf(name)).unwrap();
+        }
+        let directory = |wanted: &str| Directory::new(dir.path().to_owned(), wanted.to_owned());
+        assert_eq!(selected(&directory("b")).as_deref(), Some("b"));
+        assert_eq!(selected(&directory("x")), None);
+    }
+
+    #[test]
+    fn a_file_that_is_being_written_again_keeps_what_it_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("10.conflist");
+        fs::write(&file, conf("old")).unwrap();
+        fs::write(dir.path().join("20.conflist"), conf("other")).unwrap();
+        let directory = Directory::new(dir.path().to_owned(), String::new());
+        assert_eq!(selected(&directory).as_deref(), Some("old"));
+        fs::write(&file, &conf("new")[..30]).unwrap();
+        assert_eq!(selected(&directory).as_deref(), Some("old"));
+        fs::write(&file, conf("new")).unwrap();
+        assert_eq!(selected(&directory).as_deref(), Some("new"));
+        // Broken for good.
+        fs::write(&file, "{").unwrap();
+        let old = std::time::SystemTime::now() - 2 * HALF_WRITTEN;
+        File::options().append(true).open(&file).unwrap().set_modified(old).unwrap();
+        assert_eq!(selected(&directory).as_deref(), Some("other"));
+    }
+
+    #[test]
     fn a_recent_answer_is_given_again() {
         let dir = tempfile::tempdir().unwrap();
-        let directory = Directory::new(dir.path().to_owned());
+        let directory = Directory::new(dir.path().to_owned(), String::new());
         assert_eq!(selected(&directory), None);
         fs::write(dir.path().join("1.conflist"), conf("a")).unwrap();
         assert!(directory.current(Duration::from_secs(3600)).is_blank());
@@ -229,7 +285,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = File::create(dir.path().join("1.conflist")).unwrap();
         file.set_len(MAX_FILE_BYTES + 1).unwrap();
-        let loaded = Directory::new(dir.path().to_owned()).current(Duration::ZERO);
+        let loaded = Directory::new(dir.path().to_owned(), String::new()).current(Duration::ZERO);
         assert!(loaded.invalid[0].1.contains("longer"), "{loaded:?}");
     }
 }

@@ -7,13 +7,16 @@ mod chain;
 mod config;
 mod directory;
 mod exec;
+mod quantity;
 mod request;
 mod result;
 
 pub(crate) use cache::ResultCache;
 pub(crate) use chain::{Chain, ChainFailure, Runtime, find_programs};
-pub(crate) use config::NetworkList;
+pub(crate) use config::{NetworkList, Plugin, Version};
 pub(crate) use directory::{Directory, Loaded};
 pub use exec::PluginFailure;
 pub(crate) use request::{arguments, capability_arguments, minimal_arguments};
 pub(crate) use result::pod_addresses;
+
+pub(crate) use self::chain::Attachments;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use super::{config::Version, exec::one_line};
-use crate::{INTERFACE, PluginFailure};
+use crate::{INTERFACE, IpPreference, PluginFailure};
 
 /// Reads what a plugin printed after ADD.
 pub(super) fn parse(stdout: &[u8]) -> Result<Value, PluginFailure> {
@@ -23,9 +23,9 @@ pub(super) fn parse(stdout: &[u8]) -> Result<Value, PluginFailure> {
     Ok(result)
 }
 
-/// Returns the pod's addresses on `eth0`, IPv4 first: those of an interface of that name
-/// inside the pod, and those that name no interface.
-pub(crate) fn pod_addresses(result: &Value) -> Vec<IpAddr> {
+/// Returns the pod's addresses on `eth0`, the preferred family first: those of an interface
+/// of that name inside the pod, and those that name no interface.
+pub(crate) fn pod_addresses(result: &Value, preference: IpPreference) -> Vec<IpAddr> {
     let interfaces = result["interfaces"].as_array().map(Vec::as_slice).unwrap_or_default();
     let is_pods = |ip: &Value| match ip["interface"].as_u64() {
         None => true,
@@ -43,7 +43,11 @@ pub(crate) fn pod_addresses(result: &Value) -> Vec<IpAddr> {
         .filter(|ip| is_pods(ip))
         .filter_map(|ip| ip["address"].as_str()?.split('/').next()?.parse().ok())
         .collect();
-    addresses.sort_by_key(IpAddr::is_ipv6);
+    match preference {
+        IpPreference::Ipv4 => addresses.sort_by_key(IpAddr::is_ipv6),
+        IpPreference::Ipv6 => addresses.sort_by_key(IpAddr::is_ipv4),
+        IpPreference::Cni => {}
+    }
     addresses
 }
 
@@ -72,9 +76,13 @@ mod tests {
                 { "address": "10.9.0.6/24" },
             ],
         });
-        let texts: Vec<_> = pod_addresses(&result).iter().map(IpAddr::to_string).collect();
-        assert_eq!(texts, ["10.9.0.5", "10.9.0.6", "fd00::5"]);
-        assert!(pod_addresses(&json!({})).is_empty());
+        let texts = |preference| -> Vec<String> {
+            pod_addresses(&result, preference).iter().map(IpAddr::to_string).collect()
+        };
+        assert_eq!(texts(IpPreference::Ipv4), ["10.9.0.5", "10.9.0.6", "fd00::5"]);
+        assert_eq!(texts(IpPreference::Ipv6), ["fd00::5", "10.9.0.5", "10.9.0.6"]);
+        assert_eq!(texts(IpPreference::Cni), ["fd00::5", "10.9.0.5", "10.9.0.6"]);
+        assert!(pod_addresses(&json!({}), IpPreference::Ipv4).is_empty());
     }
 
     #[test]

@@ -1,10 +1,12 @@
-//! nf_tables: one table of family `ip`, its chains, maps and rules, as transactions.
+//! nf_tables: tables of the families `ip` and `ip6`, their chains, maps and rules, as
+//! transactions.
 //!
 //! Attribute and key numbers are those of `linux/netfilter/nf_tables.h`.
 
-use std::io;
+use std::{io, net::IpAddr};
 
 use super::{Attributes, Family, Message, Socket, flags};
+use crate::Subnet;
 
 const SUBSYSTEM: u16 = 10 << 8;
 const BATCH_BEGIN: u16 = 0x10;
@@ -19,7 +21,9 @@ const NEW_SET: u16 = SUBSYSTEM | 9;
 const NEW_ELEMENT: u16 = SUBSYSTEM | 12;
 const DELETE_ELEMENT: u16 = SUBSYSTEM | 14;
 
+const NFPROTO_INET: u8 = 1;
 const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_IPV6: u8 = 10;
 /// Length of `nfgenmsg`.
 const HEADER: usize = 4;
 /// Elements of one message: each takes below 64 bytes, and a nested attribute holds
@@ -28,10 +32,45 @@ const ELEMENTS_PER_MESSAGE: usize = 512;
 
 /// The first 4-byte register; keys of maps are laid out from here.
 pub(crate) const REGISTER_KEY: u32 = 8;
-/// The first register behind the longest key; values of maps are laid out from here.
-pub(crate) const REGISTER_VALUE: u32 = 12;
+/// The first register behind the longest key of IPv4, and behind that of IPv6: six
+/// registers of the sixteen; values of maps are laid out from here.
+pub(crate) const REGISTER_VALUE: u32 = 16;
 /// `NF_INET_FORWARD`.
 const HOOK_FORWARD: u32 = 2;
+
+/// A family of tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum TableFamily {
+    /// `ip`.
+    Ipv4,
+    /// `ip6`.
+    Ipv6,
+}
+
+impl TableFamily {
+    /// Both.
+    pub(crate) const ALL: [Self; 2] = [Self::Ipv4, Self::Ipv6];
+
+    /// The family of an address.
+    pub(crate) fn of(address: IpAddr) -> Self {
+        if address.is_ipv6() { Self::Ipv6 } else { Self::Ipv4 }
+    }
+
+    fn number(self) -> u8 {
+        match self {
+            Self::Ipv4 => NFPROTO_IPV4,
+            Self::Ipv6 => NFPROTO_IPV6,
+        }
+    }
+
+    /// Where source and destination lie in the network header, and how long they are.
+    fn address_fields(self) -> (u32, u32, u32) {
+        match self {
+            Self::Ipv4 => (12, 16, 4),
+            Self::Ipv6 => (8, 24, 16),
+        }
+    }
+}
 
 /// Key and value of a map, as they lie in registers.
 pub(crate) type Element = (Vec<u8>, Vec<u8>);
@@ -47,17 +86,24 @@ pub(crate) struct Hook {
     pub(crate) priority: i32,
 }
 
-/// Builds one transaction on one table.
+/// Builds one transaction on the tables of one name.
 #[derive(Debug)]
 pub(crate) struct Transaction<'a> {
     table: &'a str,
+    family: TableFamily,
     messages: Vec<Message>,
 }
 
 impl<'a> Transaction<'a> {
-    /// Begins a transaction on a table.
+    /// Begins a transaction on the tables of a name, with that of IPv4.
     pub(crate) fn on(table: &'a str) -> Self {
-        Self { table, messages: Vec::new() }
+        Self { table, family: TableFamily::Ipv4, messages: Vec::new() }
+    }
+
+    /// Goes on with the table of another family.
+    pub(crate) fn family(&mut self, family: TableFamily) -> &mut Self {
+        self.family = family;
+        self
     }
 
     /// Makes the table unless it is there.
@@ -150,7 +196,7 @@ impl<'a> Transaction<'a> {
     }
 
     fn push(&mut self, kind: u16, flags: u16, fill: impl FnOnce(&mut Message, &str)) -> &mut Self {
-        let mut message = Message::new(kind, flags, &[NFPROTO_IPV4, 0, 0, 0]);
+        let mut message = Message::new(kind, flags, &[self.family.number(), 0, 0, 0]);
         fill(&mut message, self.table);
         self.messages.push(message);
         self
@@ -179,7 +225,7 @@ pub(crate) enum Expression {
     /// Looks a key up and loads the map's value; ends the rule where there is none.
     Lookup { map: &'static str, key: u32, value: u32 },
     /// Changes destination address and port to those in registers.
-    DestinationNat { address: u32, port: u32 },
+    DestinationNat { family: TableFamily, address: u32, port: u32 },
     /// Changes the source address to that of the outgoing interface.
     Masquerade,
     /// Ends the packet.
@@ -209,6 +255,49 @@ impl Expression {
     /// Goes on where the packet leaves by an interface.
     pub(crate) fn goes_out_by(interface: &str) -> [Self; 2] {
         Self::interface_is(7, interface)
+    }
+
+    /// Goes on where the source lies in a subnet.
+    pub(crate) fn source_in(subnet: Subnet) -> [Self; 3] {
+        let (source, _, length) = TableFamily::of(subnet.address()).address_fields();
+        Self::address_in(subnet, source, length, true)
+    }
+
+    /// Goes on where the destination lies in a subnet, or where it does not.
+    pub(crate) fn destination_in(subnet: Subnet, inside: bool) -> [Self; 3] {
+        let (_, destination, length) = TableFamily::of(subnet.address()).address_fields();
+        Self::address_in(subnet, destination, length, inside)
+    }
+
+    /// Loads the destination address.
+    pub(crate) fn destination(family: TableFamily, register: u32) -> Self {
+        let (_, offset, length) = family.address_fields();
+        Self::NetworkHeader { register, offset, length }
+    }
+
+    /// Goes on where the connection's destination has been changed.
+    pub(crate) fn destination_was_changed() -> [Self; 3] {
+        // IPS_DST_NAT.
+        let bits = (1u32 << 5).to_ne_bytes().to_vec();
+        [
+            Self::ConnectionStatus { register: 1 },
+            Self::Mask { register: 1, mask: bits.clone() },
+            Self::Equal { register: 1, value: bits },
+        ]
+    }
+
+    fn address_in(subnet: Subnet, offset: u32, length: u32, inside: bool) -> [Self; 3] {
+        let (value, mask) = subnet.base_and_mask();
+        let comparison = if inside {
+            Self::Equal { register: 1, value }
+        } else {
+            Self::Differs { register: 1, value }
+        };
+        [
+            Self::NetworkHeader { register: 1, offset, length },
+            Self::Mask { register: 1, mask },
+            comparison,
+        ]
     }
 
     fn interface_is(key: u32, interface: &str) -> [Self; 2] {
@@ -273,9 +362,9 @@ impl Expression {
             Self::Lookup { map, key, value } => {
                 data.text(1, map).be32(2, *key).be32(3, *value);
             }
-            Self::DestinationNat { address, port } => {
+            Self::DestinationNat { family, address, port } => {
                 const DESTINATION: u32 = 1;
-                data.be32(1, DESTINATION).be32(2, u32::from(NFPROTO_IPV4));
+                data.be32(1, DESTINATION).be32(2, u32::from(family.number()));
                 data.be32(3, *address).be32(4, *address).be32(5, *port).be32(6, *port);
             }
             Self::Masquerade => {}
@@ -297,10 +386,10 @@ fn write_comparison(data: &mut Message, register: u32, operator: u32, value: &[u
 }
 
 /// Reports whether a table is there; a kernel without nf_tables has none.
-pub(crate) fn table_exists(table: &str) -> io::Result<bool> {
+pub(crate) fn table_exists(family: TableFamily, table: &str) -> io::Result<bool> {
     use rustix::io::Errno;
 
-    let mut message = Message::new(GET_TABLE, 0, &[NFPROTO_IPV4, 0, 0, 0]);
+    let mut message = Message::new(GET_TABLE, 0, &[family.number(), 0, 0, 0]);
     message.text(1, table);
     match Socket::open(Family::Netfilter).and_then(|mut socket| socket.request(message)) {
         Ok(_) => Ok(true),
@@ -311,21 +400,29 @@ pub(crate) fn table_exists(table: &str) -> io::Result<bool> {
     }
 }
 
-/// Returns the tables and chains that drop what is forwarded unless a rule of theirs
-/// accepts it: no accept in another table overrides them.
-pub(crate) fn forward_drops() -> io::Result<Vec<String>> {
+/// A chain that sees what is forwarded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ForwardChain {
+    /// Table and chain.
+    pub(crate) name: String,
+    /// Whether it drops what no rule of its own accepts: no accept in another table
+    /// overrides that.
+    pub(crate) drops: bool,
+}
+
+/// Returns the chains that see what is forwarded.
+pub(crate) fn forward_chains() -> io::Result<Vec<ForwardChain>> {
     let message = Message::new(GET_CHAIN, 0, &[0, 0, 0, 0]);
     let replies = Socket::open(Family::Netfilter)?.dump(&message)?;
-    let dropping = replies.iter().filter(|reply| reply.kind == NEW_CHAIN).filter_map(|reply| {
-        // NFPROTO_INET (1) and NFPROTO_IPV4 (2) see what is forwarded.
-        let ours = matches!(reply.payload.first()?, 1 | 2);
+    let chains = replies.iter().filter(|reply| reply.kind == NEW_CHAIN).filter_map(|reply| {
+        let routed = matches!(*reply.payload.first()?, NFPROTO_INET | NFPROTO_IPV4 | NFPROTO_IPV6);
         let attributes = Attributes(reply.payload.get(HEADER..)?);
         let hook = Attributes(attributes.clone().find(4)?).find(1).and_then(be32_of)?;
-        let policy = attributes.clone().find(5).and_then(be32_of)?;
-        let name = || Some(format!("{} {}", attributes.clone().text(1)?, attributes.text(3)?));
-        if ours && hook == HOOK_FORWARD && policy == 0 { name() } else { None }
+        let drops = attributes.clone().find(5).and_then(be32_of) == Some(0);
+        let name = format!("{} {}", attributes.clone().text(1)?, attributes.text(3)?);
+        (routed && hook == HOOK_FORWARD).then_some(ForwardChain { name, drops })
     });
-    Ok(dropping.collect())
+    Ok(chains.collect())
 }
 
 fn be32_of(value: &[u8]) -> Option<u32> {

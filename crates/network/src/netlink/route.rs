@@ -2,24 +2,28 @@
 
 use std::{
     io,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd, BorrowedFd},
 };
 
 use super::{Attributes, Family, Message, Reply, Socket, flags, u32_of};
+use crate::subnet::{Subnet, bits, octets};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
+const IFLA_TXQLEN: u16 = 13;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_NET_NS_FD: u16 = 28;
@@ -33,11 +37,19 @@ const VETH_INFO_PEER: u16 = 1;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
+const IFA_FLAGS: u16 = 8;
+/// The address is usable at once: nobody else can have it.
+const IFA_F_NODAD: u32 = 2;
+const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
+const RTA_PREFSRC: u16 = 7;
 
 const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 const IFF_UP: u32 = 1;
+const IFF_PROMISC: u32 = 0x100;
+const IFF_ALLMULTI: u32 = 0x200;
 const RT_TABLE_MAIN: u8 = 254;
 const RTPROT_BOOT: u8 = 3;
 const RTN_UNICAST: u8 = 1;
@@ -70,15 +82,54 @@ pub(crate) struct Link {
     pub(crate) mac: Option<Mac>,
 }
 
-/// An IPv4 address of an interface.
+/// An address of an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LinkAddress {
     /// The interface's number.
     pub(crate) index: u32,
-    /// The address.
-    pub(crate) address: Ipv4Addr,
-    /// The length of its network part.
-    pub(crate) prefix: u8,
+    /// The address with its prefix.
+    pub(crate) address: Subnet,
+}
+
+/// How far a route's destination is (`RT_SCOPE_*`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Behind a gateway.
+    Universe = 0,
+    /// On the link.
+    Link = 253,
+    /// On this host.
+    Host = 254,
+}
+
+/// A route of the main table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Route {
+    /// Whom it leads to.
+    pub(crate) destination: Subnet,
+    /// By which router.
+    pub(crate) gateway: Option<IpAddr>,
+    /// Out of which interface.
+    pub(crate) index: u32,
+    /// How far it is.
+    pub(crate) scope: Scope,
+    /// The source address of packets that begin here.
+    pub(crate) source: Option<IpAddr>,
+}
+
+/// What is to be changed of an interface.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct LinkChange {
+    /// Set it up.
+    pub(crate) up: bool,
+    /// The largest packet.
+    pub(crate) mtu: Option<u32>,
+    /// The hardware address.
+    pub(crate) mac: Option<Mac>,
+    /// Whether all packets are taken.
+    pub(crate) promiscuous: Option<bool>,
+    /// Whether all multicast is taken.
+    pub(crate) all_multicast: Option<bool>,
 }
 
 /// A pair of interfaces to be made.
@@ -87,15 +138,15 @@ pub(crate) struct VethPair<'a> {
     /// The host end's name.
     pub(crate) host_name: &'a str,
     /// The bridge that the host end joins.
-    pub(crate) master: u32,
+    pub(crate) master: Option<u32>,
     /// The pod end's name.
     pub(crate) peer_name: &'a str,
     /// The pod's network namespace.
     pub(crate) peer_netns: BorrowedFd<'a>,
     /// The pod end's hardware address.
     pub(crate) peer_mac: Mac,
-    /// The largest packet of both.
-    pub(crate) mtu: u32,
+    /// The largest packet of both, or the kernel's choice.
+    pub(crate) mtu: Option<u32>,
 }
 
 /// The routing tables and interfaces of one network namespace.
@@ -132,38 +183,62 @@ impl Routes {
         Ok(links.filter(|link| link.master == Some(bridge)).collect())
     }
 
+    /// Returns all interfaces.
+    pub(crate) fn links(&mut self) -> io::Result<Vec<Link>> {
+        let message = Message::new(RTM_GETLINK, 0, &link_header(0, 0, 0));
+        Ok(self.socket.dump(&message)?.iter().filter_map(parse_link).collect())
+    }
+
     /// Makes a bridge that is down.
-    pub(crate) fn create_bridge(&mut self, name: &str, mac: Mac, mtu: u32) -> io::Result<()> {
+    pub(crate) fn create_bridge(
+        &mut self,
+        name: &str,
+        mac: Option<Mac>,
+        mtu: Option<u32>,
+    ) -> io::Result<()> {
         let mut message =
             Message::new(RTM_NEWLINK, flags::CREATE | flags::EXCL, &link_header(0, 0, 0));
-        message.text(IFLA_IFNAME, name).attribute(IFLA_ADDRESS, &mac).u32(IFLA_MTU, mtu);
+        message.text(IFLA_IFNAME, name);
+        add_mac_and_mtu(&mut message, mac, mtu);
         message.nest(IFLA_LINKINFO, |info| {
             info.text(IFLA_INFO_KIND, "bridge");
         });
         self.socket.request(message).map(drop)
     }
 
-    /// Makes a pair of interfaces: the host end up and a port of the bridge, the pod end
-    /// down and in the pod's namespace.
-    pub(crate) fn create_veth(&mut self, pair: &VethPair<'_>) -> io::Result<()> {
-        let netns = u32::try_from(pair.peer_netns.as_raw_fd()).map_err(io::Error::other)?;
+    /// Makes an interface that packets are sent round by (`ifb`), up.
+    pub(crate) fn create_ifb(&mut self, name: &str, mtu: u32) -> io::Result<()> {
         let header = link_header(0, IFF_UP, IFF_UP);
         let mut message = Message::new(RTM_NEWLINK, flags::CREATE | flags::EXCL, &header);
-        message
-            .text(IFLA_IFNAME, pair.host_name)
-            .u32(IFLA_MTU, pair.mtu)
-            .u32(IFLA_MASTER, pair.master)
-            .nest(IFLA_LINKINFO, |info| {
-                info.text(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |data| {
-                    data.nest(VETH_INFO_PEER, |peer| {
-                        peer.raw(&link_header(0, 0, 0))
-                            .text(IFLA_IFNAME, pair.peer_name)
-                            .attribute(IFLA_ADDRESS, &pair.peer_mac)
-                            .u32(IFLA_MTU, pair.mtu)
-                            .u32(IFLA_NET_NS_FD, netns);
-                    });
+        message.text(IFLA_IFNAME, name).u32(IFLA_MTU, mtu);
+        message.nest(IFLA_LINKINFO, |info| {
+            info.text(IFLA_INFO_KIND, "ifb");
+        });
+        self.socket.request(message).map(drop)
+    }
+
+    /// Makes a pair of interfaces that are down: the host end a port of the bridge, the pod
+    /// end in the pod's namespace. The host end is to be set up after the pod end: without
+    /// a carrier the kernel would stop it again, and wait for all processors with it.
+    pub(crate) fn create_veth(&mut self, pair: &VethPair<'_>) -> io::Result<()> {
+        let netns = u32::try_from(pair.peer_netns.as_raw_fd()).map_err(io::Error::other)?;
+        let header = link_header(0, 0, 0);
+        let mut message = Message::new(RTM_NEWLINK, flags::CREATE | flags::EXCL, &header);
+        message.text(IFLA_IFNAME, pair.host_name);
+        add_mac_and_mtu(&mut message, None, pair.mtu);
+        message.u32(IFLA_TXQLEN, 0);
+        if let Some(master) = pair.master {
+            message.u32(IFLA_MASTER, master);
+        }
+        message.nest(IFLA_LINKINFO, |info| {
+            info.text(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |data| {
+                data.nest(VETH_INFO_PEER, |peer| {
+                    peer.raw(&link_header(0, 0, 0)).text(IFLA_IFNAME, pair.peer_name);
+                    add_mac_and_mtu(peer, Some(pair.peer_mac), pair.mtu);
+                    peer.u32(IFLA_TXQLEN, 0).u32(IFLA_NET_NS_FD, netns);
                 });
             });
+        });
         self.socket.request(message).map(drop)
     }
 
@@ -174,13 +249,13 @@ impl Routes {
         self.socket.request(message).map(drop)
     }
 
-    /// Writes an alias on a port of a bridge and lets it send back to where a packet came
-    /// from (a pod that reaches itself by a host port).
-    pub(crate) fn set_port(&mut self, index: u32, alias: &str) -> io::Result<()> {
+    /// Writes an alias on a port of a bridge; with `hairpin` it sends back to where a
+    /// packet came from (a pod that reaches itself by a host port).
+    pub(crate) fn set_port(&mut self, index: u32, alias: &str, hairpin: bool) -> io::Result<()> {
         let mut message = Message::new(RTM_NEWLINK, 0, &link_header(index, 0, 0));
         message.attribute(IFLA_IFALIAS, alias.as_bytes()).nest(IFLA_LINKINFO, |info| {
             info.text(IFLA_INFO_SLAVE_KIND, "bridge").nest(IFLA_INFO_SLAVE_DATA, |data| {
-                data.attribute(IFLA_BRPORT_MODE, &[1]);
+                data.attribute(IFLA_BRPORT_MODE, &[u8::from(hairpin)]);
             });
         });
         self.socket.request(message).map(drop)
@@ -188,9 +263,26 @@ impl Routes {
 
     /// Sets an interface up.
     pub(crate) fn set_up(&mut self, index: u32) -> io::Result<()> {
-        self.socket
-            .request(Message::new(RTM_NEWLINK, 0, &link_header(index, IFF_UP, IFF_UP)))
-            .map(drop)
+        self.change_link(index, LinkChange { up: true, ..LinkChange::default() })
+    }
+
+    /// Changes an interface.
+    pub(crate) fn change_link(&mut self, index: u32, change: LinkChange) -> io::Result<()> {
+        let mut values = 0;
+        let mut mask = 0;
+        let wanted = [
+            (IFF_UP, change.up.then_some(true)),
+            (IFF_PROMISC, change.promiscuous),
+            (IFF_ALLMULTI, change.all_multicast),
+        ];
+        for (flag, value) in wanted {
+            let Some(value) = value else { continue };
+            mask |= flag;
+            values |= if value { flag } else { 0 };
+        }
+        let mut message = Message::new(RTM_NEWLINK, 0, &link_header(index, values, mask));
+        add_mac_and_mtu(&mut message, change.mac, change.mtu);
+        self.socket.request(message).map(drop)
     }
 
     /// Removes the interface of a name; one that is not there is no error.
@@ -203,45 +295,67 @@ impl Routes {
         }
     }
 
-    /// Gives an interface an address; one that it has already is no error.
+    /// Gives an interface an address; one that it has already is no error. Duplicates are
+    /// not looked for: the address manager knows that there are none.
     pub(crate) fn add_address(&mut self, wanted: LinkAddress) -> io::Result<()> {
-        let mut header = vec![AF_INET, wanted.prefix, 0, 0];
-        header.extend_from_slice(&wanted.index.to_ne_bytes());
-        let mut message = Message::new(RTM_NEWADDR, flags::CREATE | flags::EXCL, &header);
-        let bits = wanted.address.to_bits();
-        let broadcast = bits | u32::MAX.checked_shr(u32::from(wanted.prefix)).unwrap_or(0);
-        message
-            .attribute(IFA_LOCAL, &wanted.address.octets())
-            .attribute(IFA_ADDRESS, &wanted.address.octets())
-            .attribute(IFA_BROADCAST, &broadcast.to_be_bytes());
+        let message = address_message(RTM_NEWADDR, flags::CREATE | flags::EXCL, wanted);
         ignore_existing(self.socket.request(message))
     }
 
-    /// Returns the IPv4 addresses of all interfaces.
+    /// Takes an address from an interface.
+    pub(crate) fn delete_address(&mut self, gone: LinkAddress) -> io::Result<()> {
+        self.socket.request(address_message(RTM_DELADDR, 0, gone)).map(drop)
+    }
+
+    /// Returns the addresses of all interfaces.
     pub(crate) fn addresses(&mut self) -> io::Result<Vec<LinkAddress>> {
-        let message = Message::new(RTM_GETADDR, 0, &[AF_INET, 0, 0, 0, 0, 0, 0, 0]);
+        let message = Message::new(RTM_GETADDR, 0, &[0; ADDRESS_HEADER]);
         Ok(self.socket.dump(&message)?.iter().filter_map(parse_address).collect())
     }
 
-    /// Makes a default route; one that is there already is no error.
-    pub(crate) fn add_default_route(&mut self, gateway: Ipv4Addr, index: u32) -> io::Result<()> {
-        let header = [AF_INET, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, 0, RTN_UNICAST, 0, 0, 0, 0];
-        let mut message = Message::new(RTM_NEWROUTE, flags::CREATE | flags::EXCL, &header);
-        message.attribute(RTA_GATEWAY, &gateway.octets()).u32(RTA_OIF, index);
-        ignore_existing(self.socket.request(message))
+    /// Makes a route; one that is there already is no error.
+    pub(crate) fn add_route(&mut self, route: Route) -> io::Result<()> {
+        let flags = flags::CREATE | flags::EXCL;
+        ignore_existing(self.socket.request(route_message(RTM_NEWROUTE, flags, &route)))
+    }
+
+    /// Removes the route that the kernel made with an address; none is no error.
+    pub(crate) fn delete_link_route(&mut self, destination: Subnet, index: u32) -> io::Result<()> {
+        // RT_SCOPE_NOWHERE: whatever its scope is.
+        const ANY_SCOPE: u8 = 255;
+        let mut header = route_header(destination, Scope::Link);
+        (header[5], header[6], header[7]) = (0, ANY_SCOPE, 0);
+        let mut message = Message::new(RTM_DELROUTE, 0, &header);
+        message.attribute(RTA_DST, &octets(destination.base())).u32(RTA_OIF, index);
+        match self.socket.request(message) {
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {
+                Ok(())
+            }
+            other => other.map(drop),
+        }
     }
 
     /// Returns the number of the interface that the default route leads to.
     pub(crate) fn default_route_link(&mut self) -> io::Result<Option<u32>> {
-        let mut header = [0; ROUTE_HEADER];
-        header[0] = AF_INET;
-        let replies = self.socket.dump(&Message::new(RTM_GETROUTE, 0, &header))?;
-        Ok(replies.iter().filter(|reply| reply.kind == RTM_NEWROUTE).find_map(|reply| {
-            let header = reply.payload.get(..ROUTE_HEADER)?;
-            let default = header[1] == 0 && header[4] == RT_TABLE_MAIN && header[7] == RTN_UNICAST;
-            let attributes = Attributes(reply.payload.get(ROUTE_HEADER..)?);
-            attributes.find(RTA_OIF).and_then(u32_of).filter(|_| default)
-        }))
+        let routes = self.routes()?;
+        let default = routes.iter().find(|route| route.destination.prefix() == 0);
+        Ok(default.map(|route| route.index))
+    }
+
+    /// Returns the unicast routes of the main table, IPv4 first.
+    pub(crate) fn routes(&mut self) -> io::Result<Vec<Route>> {
+        let mut routes = Vec::new();
+        for family in [AF_INET, AF_INET6] {
+            let mut header = [0; ROUTE_HEADER];
+            header[0] = family;
+            match self.socket.dump(&Message::new(RTM_GETROUTE, 0, &header)) {
+                Ok(replies) => routes.extend(replies.iter().filter_map(parse_route)),
+                // A kernel without IPv6 has none.
+                Err(error) if family == AF_INET => return Err(error),
+                Err(_) => {}
+            }
+        }
+        Ok(routes)
     }
 
     fn one_link(&mut self, message: Message) -> io::Result<Option<Link>> {
@@ -295,9 +409,91 @@ fn parse_address(reply: &Reply) -> Option<LinkAddress> {
     }
     let attributes = Attributes(reply.payload.get(ADDRESS_HEADER..)?);
     let local = attributes.clone().find(IFA_LOCAL).or_else(|| attributes.find(IFA_ADDRESS))?;
-    Some(LinkAddress {
-        index: u32_of(reply.payload.get(4..8)?)?,
-        prefix: *reply.payload.get(1)?,
-        address: Ipv4Addr::from(<[u8; 4]>::try_from(local).ok()?),
+    let prefix = *reply.payload.get(1)?;
+    let index = u32_of(reply.payload.get(4..8)?)?;
+    Some(LinkAddress { index, address: Subnet::new(read_ip(local)?, prefix)? })
+}
+
+fn parse_route(reply: &Reply) -> Option<Route> {
+    let header = reply.payload.get(..ROUTE_HEADER)?;
+    let main = header[4] == RT_TABLE_MAIN && header[7] == RTN_UNICAST;
+    if reply.kind != RTM_NEWROUTE || !main {
+        return None;
+    }
+    let attributes = Attributes(reply.payload.get(ROUTE_HEADER..)?);
+    let ip = |kind| attributes.clone().find(kind).and_then(read_ip);
+    let unspecified: IpAddr = match header[0] {
+        AF_INET => Ipv4Addr::UNSPECIFIED.into(),
+        AF_INET6 => Ipv6Addr::UNSPECIFIED.into(),
+        _ => return None,
+    };
+    let scope = match header[6] {
+        253 => Scope::Link,
+        254 => Scope::Host,
+        _ => Scope::Universe,
+    };
+    Some(Route {
+        destination: Subnet::new(ip(RTA_DST).unwrap_or(unspecified), header[1])?,
+        gateway: ip(RTA_GATEWAY),
+        index: attributes.clone().find(RTA_OIF).and_then(u32_of)?,
+        scope,
+        source: ip(RTA_PREFSRC),
     })
+}
+
+/// Reads an address as it lies in a packet.
+pub(crate) fn read_ip(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => Some(<[u8; 4]>::try_from(bytes).ok()?.into()),
+        16 => Some(<[u8; 16]>::try_from(bytes).ok()?.into()),
+        _ => None,
+    }
+}
+
+fn address_message(kind: u16, flags: u16, address: LinkAddress) -> Message {
+    let LinkAddress { index, address } = address;
+    let family = if address.is_ipv6() { AF_INET6 } else { AF_INET };
+    let mut header = vec![family, address.prefix(), 0, 0];
+    header.extend_from_slice(&index.to_ne_bytes());
+    let mut message = Message::new(kind, flags, &header);
+    let octets = octets(address.address());
+    message.attribute(IFA_LOCAL, &octets).attribute(IFA_ADDRESS, &octets);
+    if address.is_ipv6() {
+        message.u32(IFA_FLAGS, IFA_F_NODAD);
+    } else if address.prefix() < 31 {
+        let host = u32::MAX.checked_shr(u32::from(address.prefix())).unwrap_or(0);
+        let broadcast = u32::try_from(bits(address.base())).unwrap_or_default() | host;
+        message.attribute(IFA_BROADCAST, &broadcast.to_be_bytes());
+    }
+    message
+}
+
+fn route_header(destination: Subnet, scope: Scope) -> [u8; ROUTE_HEADER] {
+    let family = if destination.is_ipv6() { AF_INET6 } else { AF_INET };
+    let prefix = destination.prefix();
+    [family, prefix, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, scope as u8, RTN_UNICAST, 0, 0, 0, 0]
+}
+
+fn route_message(kind: u16, flags: u16, route: &Route) -> Message {
+    let mut message = Message::new(kind, flags, &route_header(route.destination, route.scope));
+    if route.destination.prefix() > 0 {
+        message.attribute(RTA_DST, &octets(route.destination.base()));
+    }
+    if let Some(gateway) = route.gateway {
+        message.attribute(RTA_GATEWAY, &octets(gateway));
+    }
+    if let Some(source) = route.source {
+        message.attribute(RTA_PREFSRC, &octets(source));
+    }
+    message.u32(RTA_OIF, route.index);
+    message
+}
+
+fn add_mac_and_mtu(message: &mut Message, mac: Option<Mac>, mtu: Option<u32>) {
+    if let Some(mac) = mac {
+        message.attribute(IFLA_ADDRESS, &mac);
+    }
+    if let Some(mtu) = mtu {
+        message.u32(IFLA_MTU, mtu);
+    }
 }

@@ -3,8 +3,8 @@
 use std::{io, os::fd::OwnedFd, time::Duration};
 
 use rustix::net::{
-    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send,
-    socket_with, sockopt,
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, netlink, recv,
+    send, socket_with, sockopt,
 };
 
 use super::{Message, flags, message::HEADER};
@@ -62,6 +62,23 @@ impl Socket {
         sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(TIMEOUT))?;
         sockopt::set_socket_timeout(&fd, sockopt::Timeout::Send, Some(TIMEOUT))?;
         Ok(Self { fd, sequence: 0, buffer: vec![0; RECEIVE_BUFFER] })
+    }
+
+    /// Opens a socket that hears of changes of links, for at most `patience` at a time.
+    pub(crate) fn hear_links(patience: Duration) -> io::Result<Self> {
+        // `RTMGRP_LINK`.
+        const LINKS: u32 = 1;
+        let socket = Self::open(Family::Route)?;
+        bind(&socket.fd, &netlink::SocketAddrNetlink::new(0, LINKS))?;
+        sockopt::set_socket_timeout(&socket.fd, sockopt::Timeout::Recv, Some(patience))?;
+        Ok(socket)
+    }
+
+    /// Waits for a change; time that is over, and changes that were missed, are changes.
+    pub(crate) fn wait_for_change(&mut self) {
+        let _ = recv(&self.fd, &mut self.buffer[..], RecvFlags::empty());
+        // What else has happened meanwhile is looked at with it.
+        while let Ok((1.., _)) = recv(&self.fd, &mut self.buffer[..], RecvFlags::DONTWAIT) {}
     }
 
     /// Sends a request and waits until the kernel has acknowledged it.

@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use network::{AttachRequest, DetachRequest, Network, NetworkOptions};
@@ -149,9 +149,9 @@ impl Lab {
         let mut options = NetworkOptions::under(&self.path("root"));
         options.conf_dir = self.path("net.d");
         let builtin = options.builtin.as_mut().unwrap();
-        builtin.subnet = "10.213.0.0/24".parse().unwrap();
-        builtin.table = "corten_test".to_owned();
+        builtin.subnets = vec!["10.213.0.0/24".parse().unwrap()];
         builtin.bridge = "corten-t0".to_owned();
+        options.table = "corten_test".to_owned();
         options
     }
 
@@ -166,6 +166,13 @@ impl Lab {
     pub fn pod(&self, name: &str) -> Pod {
         let netns = Namespace::new(self.path(&format!("{name}.netns")));
         Pod { id: SandboxId::random(), name: name.to_owned(), netns, ports: Vec::new() }
+    }
+
+    /// The host after the power went: nothing in the kernel, everything on disk.
+    pub fn reboot(&mut self) {
+        let pins = count_hosts(self.dir.path());
+        self.host = Namespace::new(self.path(&format!("host-{pins}.netns")));
+        self.host.sh("ip link set lo up");
     }
 
     /// Another machine on a wire to this host: 10.213.200.1 here, 10.213.200.2 there.
@@ -184,15 +191,35 @@ impl Lab {
         other
     }
 
+    /// Waits until the host is as it was: interfaces go after their pod's end.
+    pub fn expect_traces(&self, wanted: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let traces = self.traces();
+            if traces == wanted {
+                return;
+            }
+            assert!(Instant::now() < deadline, "left: {traces}\nwanted: {wanted}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// All that the network may leave on a host.
     pub fn traces(&self) -> String {
-        let kernel = self.host.sh("ip -o link | cut -d: -f2; ip route; nft list ruleset");
+        let kernel = self
+            .host
+            .sh("ip -o link | cut -d: -f2; ip route | sed 's/ linkdown//'; nft list ruleset");
         let owed = list(&self.path("root/cni/owed"));
         let results = list(&self.path("root/cni/results"));
         let leases = list(&self.path("root/cni/networks/corten"));
         let leases: Vec<_> = leases.into_iter().filter(|name| name.starts_with("10.")).collect();
         format!("{kernel}\nowed {owed:?} results {results:?} leases {leases:?}")
     }
+}
+
+/// How many hosts there were.
+fn count_hosts(dir: &Path) -> usize {
+    list(dir).iter().filter(|name| name.starts_with("host")).count()
 }
 
 pub fn list(dir: &Path) -> Vec<String> {
@@ -235,6 +262,7 @@ impl Pod {
             annotations: BTreeMap::new(),
             cgroup_parent: String::new(),
             hostname: self.name.clone(),
+            handler: String::new(),
         }
     }
 

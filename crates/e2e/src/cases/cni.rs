@@ -1,0 +1,222 @@
+//! Daemons of their own: plugins that misbehave, both families, the kubelet's range.
+
+use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf, sync::Arc};
+
+use anyhow::{Result, ensure};
+use cri_client::Code;
+use cri_proto::v1::{
+    NetworkConfig, PodSandboxStatusRequest, PortMapping, RuntimeConfig, UpdateRuntimeConfigRequest,
+};
+use testing::audit::Snapshot;
+use testing::{Daemon, DaemonOptions, Ground};
+
+use crate::case;
+use crate::case::Case;
+use crate::catalog::{BUSYBOX, WEB};
+use crate::context::{Context, PATIENCE, code, equal, refusal, until};
+use crate::runtime::{Control, Kind, Runtime};
+
+pub(super) const CASES: &[Case] = &[
+    case!("cni.plugins_that_misbehave_hold_no_pod", hostile).alone().ours(),
+    case!("cni.two_families", two_families).alone().ours(),
+    case!("cni.the_kubelets_range_is_taken_over", range).alone().ours(),
+    case!("cni.namespace_that_vanished", vanished).alone().ours(),
+];
+
+/// How a plugin of the tests' own behaves: by the words in the file `mode`.
+const PLUGIN: &str = r#"#!/bin/sh
+cat >/dev/null
+mode=$(cat MODE)
+case "$CNI_COMMAND $mode" in
+"ADD fail") echo '{"cniVersion":"1.0.0","code":11,"msg":"no room","details":"in the inn"}'; exit 1 ;;
+"ADD garbage") echo '<html>'; exit 0 ;;
+"ADD crash"|"DEL crash") kill -9 $$ ;;
+"ADD hang"|"DEL hang") sleep 600 ;;
+"ADD "*) echo '{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"x"}],
+  "ips":[{"address":"198.51.100.9/24","interface":0}]}' ;;
+esac
+"#;
+
+/// A daemon on a ground of its own.
+struct Another {
+    context: Context,
+    runtime: Arc<Runtime>,
+    ground: Arc<Ground>,
+}
+
+async fn another(c: &Context, options: DaemonOptions, ground: Arc<Ground>) -> Result<Another> {
+    let program = c.runtime.with_daemon(|daemon| Ok(daemon.command().get_program().to_owned()))?;
+    let certs_dir = c.runtime.catalog.registry.certs_dir().to_owned();
+    let options = DaemonOptions { program: program.into(), certs_dir, ..options };
+    let daemon = Daemon::start(&ground, "cni", options)?;
+    let catalog = Arc::clone(&c.runtime.catalog);
+    let control = Control::Corten(daemon);
+    let runtime =
+        Arc::new(Runtime::connect(Kind::Corten, Arc::clone(&ground), catalog, control).await?);
+    let context = Context::new(Arc::clone(&runtime), "cni");
+    context.pull(BUSYBOX).await?;
+    context.pull(WEB).await?;
+    Ok(Another { context, runtime, ground })
+}
+
+async fn hostile(c: &Context) -> Result<()> {
+    let ground = Arc::new(Ground::new()?);
+    let (plugins, conf) = (ground.make("hostile/bin")?, ground.make("hostile/net.d")?);
+    let (program, mode) = (plugins.join("hostile"), ground.path().join("hostile/mode"));
+    fs::write(&program, PLUGIN.replace("MODE", &mode.display().to_string()))?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+    let list = r#"{"cniVersion":"1.0.0","name":"hostile","plugins":[{"type":"hostile"}]}"#;
+    fs::write(conf.join("1.conflist"), list)?;
+    fs::write(&mode, "good")?;
+    let options = DaemonOptions {
+        cni_conf_dir: Some(conf),
+        plugin_dir: Some(plugins),
+        network: "plugin_timeout_s = 2".to_owned(),
+        ..DaemonOptions::default()
+    };
+    let Another { context: other, runtime, .. } = another(c, options, ground).await?;
+    other.plain_pod().await?;
+    other.clean_up().await?;
+    let before = Snapshot::take(&runtime.audit_scope())?;
+
+    for (word, text) in [
+        ("fail", "(ADD): no room: in the inn (code 11)"),
+        ("garbage", "its result cannot be used"),
+        ("crash", "signal: 9"),
+        ("hang", "no answer within 2.0 s"),
+    ] {
+        fs::write(&mode, word)?;
+        // DEL crashes and hangs too: it is good from the second try on.
+        let config = other.pod()?;
+        let error = format!("{:#}", refusal(other.run_pod(config).await)?);
+        ensure!(error.contains(text) && error.contains("hostile"), "{word}: {error}");
+        fs::write(&mode, "good")?;
+        other.clean_up().await?;
+        ensure!(runtime.pods.pod_sandboxes(None).await?.is_empty(), "{word}: a pod is listed");
+        before.audit()?;
+    }
+    for word in ["crash", "hang", "missing"] {
+        fs::write(&mode, "good")?;
+        let pod = other.plain_pod().await?;
+        fs::write(&mode, word)?;
+        let aside = program.with_extension("aside");
+        if word == "missing" {
+            fs::rename(&program, &aside)?;
+        }
+        let first = format!("{:#}", refusal(other.stop_pod(&pod.id).await)?);
+        ensure!(first.contains("(DEL)"), "{word}: {first}");
+        // The kubelet's second try succeeds, and what is owed is paid when it can be.
+        other.stop_pod(&pod.id).await?;
+        other.remove_pod(&pod.id).await?;
+        let owed = owed(&runtime)?;
+        ensure!(!owed.is_empty(), "{word}: nothing is owed");
+        if word == "missing" {
+            fs::rename(&aside, &program)?;
+        }
+        fs::write(&mode, "good")?;
+        until(PATIENCE, "the debt's payment", || async {
+            let left = self::owed(&runtime)?;
+            Ok(left.is_empty().then_some(()))
+        })
+        .await?;
+        before.audit()?;
+    }
+    Ok(())
+}
+
+/// What pods' networks still owe.
+fn owed(runtime: &Runtime) -> Result<Vec<PathBuf>> {
+    let dir = runtime.with_daemon(|daemon| Ok(daemon.root().join("cni/owed")))?;
+    Ok(fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?)
+}
+
+async fn two_families(c: &Context) -> Result<()> {
+    let ground = Arc::new(Ground::new()?);
+    let network = "subnet6 = \"fd00:198:18::/64\"".to_owned();
+    let options = DaemonOptions { network, ..DaemonOptions::default() };
+    let Another { context: other, runtime, ground } = another(c, options, ground).await?;
+    other.plain_pod().await?;
+    other.clean_up().await?;
+    let before = Snapshot::take(&runtime.audit_scope())?;
+    let mut config = other.pod()?;
+    config.hostname = "web.example.org".to_owned();
+    config.port_mappings =
+        vec![PortMapping { container_port: 80, host_port: 18_080, ..PortMapping::default() }];
+    let pod = other.run_pod(config).await?;
+    // The web server of the images listens in one family only.
+    let server = "mkdir /www; echo both >/www/index.html; exec httpd -f -p [::]:80 -h /www";
+    other.run(&pod, &other.script(server)).await?;
+    let address = other.address(&pod).await?;
+    until(PATIENCE, "the web server", || async {
+        Ok(super::network::get(&format!("{address}:80")).await.ok())
+    })
+    .await?;
+    let status = other.pod_status(&pod.id).await?.network.unwrap_or_default();
+    ensure!(status.ip.starts_with(&ground.subnet_prefix()), "the IP is {}", status.ip);
+    let more: Vec<&str> = status.additional_ips.iter().map(|ip| ip.ip.as_str()).collect();
+    ensure!(more.len() == 1 && more[0].starts_with("fd00:198:18::"), "further IPs: {more:?}");
+    let second = other.plain_pod().await?;
+    for host in [format!("[{}]", more[0]), address.clone(), "[fd00:198:18::1]:18080".to_owned()] {
+        let config = other.script(&format!("wget -q -O - http://{host}/"));
+        let page = other.output(&second, &config).await?;
+        equal("the page", page.as_str(), "both")?;
+    }
+    let text = other.output(&pod, &other.script("hostname; cat /etc/hostname /etc/hosts")).await?;
+    let wanted = format!("{address}\tweb.example.org web\n{}\tweb.example.org web", more[0]);
+    ensure!(text.starts_with("web.example.org\nweb.example.org\n"), "{text}");
+    ensure!(text.ends_with(&wanted), "{text}");
+
+    runtime.kill()?;
+    runtime.launch().await?;
+    let page = super::network::get("127.0.0.1:18080").await?;
+    equal("the page", page.trim_end(), "both")?;
+    other.clean_up().await?;
+    before.with_scope(runtime.audit_scope()).audit()
+}
+
+async fn range(c: &Context) -> Result<()> {
+    let ground = Arc::new(Ground::new()?);
+    let Another { context: other, runtime, .. } =
+        another(c, DaemonOptions::default(), ground).await?;
+    let tell = |pod_cidr: &str| {
+        let network_config = Some(NetworkConfig { pod_cidr: pod_cidr.to_owned() });
+        let runtime_config = Some(RuntimeConfig { network_config });
+        runtime.pods.update_runtime_config(UpdateRuntimeConfigRequest { runtime_config })
+    };
+    let refused = tell("10.1.2.3/40").await;
+    equal("the code", code(refused.map_err(Into::into))?, Code::InvalidArgument)?;
+    tell("").await?;
+    tell("198.19.77.0/24").await?;
+    let pod = other.plain_pod().await?;
+    let address = other.address(&pod).await?;
+    ensure!(address.starts_with("198.19.77."), "the address is {address}");
+    let request = PodSandboxStatusRequest { pod_sandbox_id: pod.id.clone(), verbose: true };
+    let info = runtime.pods.pod_sandbox_status(request).await?.info;
+    ensure!(!info.is_empty(), "no information");
+    other.clean_up().await
+}
+
+async fn vanished(c: &Context) -> Result<()> {
+    let ground = Arc::new(Ground::new()?);
+    let Another { context: other, runtime, ground } =
+        another(c, DaemonOptions::default(), ground).await?;
+    other.plain_pod().await?;
+    other.clean_up().await?;
+    let before = Snapshot::take(&runtime.audit_scope())?;
+    for replaced in [false, true] {
+        let pod = other.plain_pod().await?;
+        let pin = ground.path().join("run/netns").join(format!("corten-{}", pod.id));
+        rustix::mount::unmount(&pin, rustix::mount::UnmountFlags::DETACH)?;
+        if !replaced {
+            fs::remove_file(&pin)?;
+        }
+        other.stop_pod(&pod.id).await?;
+        other.remove_pod(&pod.id).await?;
+        before.audit()?;
+    }
+    // New pods are not disturbed.
+    let pod = other.plain_pod().await?;
+    super::network::web_server(&other, &pod).await?;
+    other.clean_up().await?;
+    before.audit()
+}

@@ -10,6 +10,7 @@ mod disk;
 mod exec;
 mod fields;
 mod handlers;
+mod image_care;
 mod image_faults;
 mod image_forms;
 mod images;
@@ -41,6 +42,7 @@ pub fn all() -> Vec<Case> {
         exec::CASES,
         fields::CASES,
         handlers::CASES,
+        image_care::CASES,
         image_faults::CASES,
         image_forms::CASES,
         images::CASES,

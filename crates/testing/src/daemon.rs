@@ -139,6 +139,18 @@ impl Daemon {
         if two { self.directory.join("images.sock") } else { self.socket() }
     }
 
+    /// Which images may be used: all, as long as there is no such file.
+    #[must_use]
+    pub fn policy(&self) -> PathBuf {
+        self.directory.join("policy.json")
+    }
+
+    /// The program.
+    #[must_use]
+    pub fn program(&self) -> &Path {
+        &self.options.program
+    }
+
     /// What outlives a reboot.
     #[must_use]
     pub fn root(&self) -> PathBuf {
@@ -166,7 +178,13 @@ impl Daemon {
         scope.directories = vec![self.root(), self.state()];
         scope.directories.extend(["plugins", "pods", "run"].map(|name| ground.path().join(name)));
         let root = self.root();
-        for kept in ["images/records/", "snapshots/layers/", "snapshots/seals/"] {
+        for kept in [
+            "images/records/",
+            "images/documents/",
+            "snapshots/layers/",
+            "snapshots/seals/",
+            "snapshots/splits/",
+        ] {
             scope.standing.push(format!("file {}/{kept}", root.display()));
         }
         // The group of the monitors is made with the first pod and shared by all.
@@ -207,10 +225,13 @@ fn configuration(ground: &Ground, directory: &Path, options: &DaemonOptions) -> 
     let conf_dir = options.cni_conf_dir.as_deref().unwrap_or(&nowhere).display().to_string();
     let quoted = |path: &Path| format!("{:?}", path.display().to_string());
     format!(
-        "[log]\nlevel = \"debug\"\n\n[images]\ncerts_dirs = [{}]\n\n\
+        "[log]\nlevel = \"debug\"\n\n[images]\ncerts_dirs = [{}]\npolicy = {}\n\
+         registries_conf = {}\n\n\
          [network]\nconf_dir = {conf_dir:?}\nbin_dirs = [\"/usr/lib/cni\"]\n\
          netns_dir = {}\nbridge = {:?}\nsubnet = {:?}\n\n[cgroups]\nparent = {:?}\n{}",
         quoted(&options.certs_dir),
+        quoted(&directory.join("policy.json")),
+        quoted(&directory.join("registries.conf")),
         quoted(&ground.path().join("run/netns")),
         ground.bridge(),
         ground.subnet(),

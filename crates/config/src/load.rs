@@ -208,8 +208,29 @@ fn check(config: &Config) -> Result<(), ConfigError> {
             return value(key, "the path must be absolute");
         }
     }
-    if config.images.max_parallel_layers == 0 {
-        return value("images.max_parallel_layers", "it must be 1 or more");
+    let images = &config.images;
+    for (key, number) in [
+        ("images.max_parallel_layers", images.max_parallel_layers),
+        ("images.max_parallel_downloads", images.max_parallel_downloads),
+        ("images.max_parallel_per_registry", images.max_parallel_per_registry),
+    ] {
+        if number == 0 {
+            return value(key, "it must be 1 or more");
+        }
+    }
+    for (key, seconds) in [
+        ("images.dial_timeout_s", images.dial_timeout_s),
+        ("images.mirror_dial_timeout_s", images.mirror_dial_timeout_s),
+        ("images.progress_timeout_s", images.progress_timeout_s),
+    ] {
+        if seconds == 0 {
+            return value(key, "it must be 1 or more");
+        }
+    }
+    for dir in &images.content_dirs {
+        if !dir.is_absolute() {
+            return value("images.content_dirs", "the paths must be absolute");
+        }
     }
     if !config.cgroups.parent.starts_with('/')
         || config.cgroups.parent.split('/').any(|p| p == "..")
@@ -323,6 +344,9 @@ mod tests {
             "root = \"relative\"",
             "[cgroups]\nparent = \"/a/../b\"",
             "[images]\nmax_parallel_layers = 0",
+            "[images]\nmax_parallel_per_registry = 0",
+            "[images]\nprogress_timeout_s = 0",
+            "[images]\ncontent_dirs = [\"relative\"]",
             "[network]\nbridge = \"much-too-long-a-name\"",
             "[log]\nformat = \"xml\"",
             "[containers]\nunset_seccomp_profile = \"default\"",

@@ -102,9 +102,39 @@ impl Default for Log {
 pub struct Images {
     /// Directories of `<host>/hosts.toml`; the first that has the host is used.
     pub certs_dirs: Vec<PathBuf>,
-    /// How many layers are fetched and unpacked at a time.
+    /// Mirrors, blocked and insecure registries, short names, in the form of
+    /// containers-registries.conf(5); drop-ins are read from `<file>.d`. Missing is fine.
+    pub registries_conf: PathBuf,
+    /// Which images may be used, in the form of containers-policy.json(5). Missing
+    /// means all.
+    pub policy: PathBuf,
+    /// How many layers of one pull are fetched and unpacked at a time.
     pub max_parallel_layers: usize,
-    /// Names of images that the kubelet must not collect.
+    /// How many downloads run at a time, of all pulls.
+    pub max_parallel_downloads: usize,
+    /// How many of them run at a time from one registry.
+    pub max_parallel_per_registry: usize,
+    /// From how many bytes on a layer is fetched in ranges, several at a time.
+    pub range_min_bytes: u64,
+    /// From how many bytes on an interrupted layer is kept, to go on from there after a
+    /// restart too.
+    pub resume_min_bytes: u64,
+    /// How long a registry may take to accept a connection, in seconds.
+    pub dial_timeout_s: u64,
+    /// The same for a mirror, after which there is somebody else to ask.
+    pub mirror_dial_timeout_s: u64,
+    /// How long nothing may come from a registry, in seconds.
+    pub progress_timeout_s: u64,
+    /// How long a pull goes on that nobody waits for, in seconds.
+    pub abandoned_pull_timeout_s: u64,
+    /// Whether compressed layers are kept beside the unpacked ones.
+    pub keep_blobs: bool,
+    /// Content stores of others whose blobs are taken before a registry is asked:
+    /// directories with `blobs/sha256`, such as containerd's.
+    pub content_dirs: Vec<PathBuf>,
+    /// Disk space that is kept for the day when there is none, in bytes.
+    pub reserve_bytes: u64,
+    /// Names of images that the kubelet must not collect; `*` stands for anything.
     pub pinned: Vec<String>,
 }
 
@@ -112,7 +142,20 @@ impl Default for Images {
     fn default() -> Self {
         Self {
             certs_dirs: vec!["/etc/corten/certs.d".into(), "/etc/containerd/certs.d".into()],
+            registries_conf: "/etc/containers/registries.conf".into(),
+            policy: "/etc/containers/policy.json".into(),
             max_parallel_layers: 4,
+            max_parallel_downloads: 16,
+            max_parallel_per_registry: 8,
+            range_min_bytes: 32 << 20,
+            resume_min_bytes: 64 << 20,
+            dial_timeout_s: 30,
+            mirror_dial_timeout_s: 2,
+            progress_timeout_s: 60,
+            abandoned_pull_timeout_s: 600,
+            keep_blobs: false,
+            content_dirs: Vec::new(),
+            reserve_bytes: 16 << 20,
             pinned: Vec::new(),
         }
     }

@@ -9,6 +9,8 @@ use indicatif::ProgressBar;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::task::JoinHandle;
 
+use crate::containerd;
+
 /// The bytes of a piece: well below the receive limit, large enough to be cheap.
 const PIECE_BYTES: usize = 256 * 1024;
 
@@ -29,10 +31,8 @@ pub struct Failed {
     _open: Sender<Vec<u8>>,
 }
 
-/// Reads `path`: a directory as a tar stream, `-` standard input, otherwise a
-/// file.
-pub fn read(path: &Path, progress: ProgressBar) -> anyhow::Result<Pieces> {
-    let source = Source::open(path)?;
+/// Reads `source` in a thread of its own; `path` names it in errors.
+pub fn send(source: Source, path: &Path, progress: ProgressBar) -> Pieces {
     let (sender, receiver) = mpsc::channel(PIECES_WAITING);
     let show = path.display().to_string();
     let reader = tokio::task::spawn_blocking(move || {
@@ -43,17 +43,20 @@ pub fn read(path: &Path, progress: ProgressBar) -> anyhow::Result<Pieces> {
             Failed { error, _open }
         })
     });
-    Ok(Pieces { receiver, reader })
+    Pieces { receiver, reader }
 }
 
-enum Source {
+/// What is read.
+pub enum Source {
     Stdin,
     File(File),
     Layout(std::path::PathBuf),
+    Containerd(containerd::Store),
 }
 
 impl Source {
-    fn open(path: &Path) -> anyhow::Result<Self> {
+    /// Opens `path`: a directory goes as a tar stream, `-` is standard input.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
         if path == Path::new("-") {
             return Ok(Self::Stdin);
         }
@@ -75,6 +78,7 @@ impl Source {
                 tar.append_dir_all(".", dir)?;
                 tar.finish()
             }
+            Self::Containerd(store) => store.send(pieces),
         }
     }
 }
@@ -115,7 +119,8 @@ mod tests {
     use super::*;
 
     async fn collect(path: &Path) -> Vec<u8> {
-        let mut pieces = read(path, ProgressBar::hidden()).expect("open");
+        let source = Source::open(path).expect("open");
+        let mut pieces = send(source, path, ProgressBar::hidden());
         let mut all = Vec::new();
         while let Some(piece) = pieces.receiver.recv().await {
             all.extend(piece);
@@ -132,7 +137,7 @@ mod tests {
             (0..PIECE_BYTES * 20 + 7).map(|i| u8::try_from(i % 251).expect("small")).collect();
         std::fs::write(&path, &bytes).expect("written");
         assert!(collect(&path).await == bytes);
-        assert!(read(&dir.path().join("none"), ProgressBar::hidden()).is_err());
+        assert!(Source::open(&dir.path().join("none")).is_err());
     }
 
     #[tokio::test]

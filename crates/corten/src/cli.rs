@@ -72,6 +72,8 @@ pub enum Command {
     Rmi(c::rmi::Args),
     /// Show the use of the images' file systems
     Imagefsinfo(c::imagefsinfo::Args),
+    /// Look for damage of images, and repair it (Corten only)
+    Fsck(c::fsck::Args),
     /// Work on images in ways that the CRI has no call for (Corten only)
     #[command(subcommand)]
     Image(c::image::Command),

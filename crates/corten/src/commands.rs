@@ -3,7 +3,9 @@
 pub mod create;
 pub mod events;
 pub mod exec;
+pub mod fsck;
 pub mod image;
+pub mod image_tree;
 pub mod imagefsinfo;
 pub mod images;
 pub mod info;
@@ -64,6 +66,7 @@ pub fn dispatch<'a>(
         Command::Inspecti(args) => Box::pin(inspecti::run(args, session, output)),
         Command::Rmi(args) => Box::pin(rmi::run(args, session, output)),
         Command::Imagefsinfo(args) => Box::pin(imagefsinfo::run(args, session, output)),
+        Command::Fsck(args) => Box::pin(fsck::run(args, session, output)),
         Command::Image(command) => Box::pin(image::run(command, session, output)),
         Command::Runp(args) => Box::pin(runp::run(args, session, output)),
         Command::Pods(args) => Box::pin(pods::run(args, session, output)),

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use clap::Parser as _;
 use cri_client::{Options, Timeouts};
 use cri_proto::corten_v1::image_admin_server::{ImageAdmin, ImageAdminServer};
-use cri_proto::corten_v1::{LoadRequest, LoadResponse};
+use cri_proto::corten_v1::{
+    CheckRequest, CheckResponse, Finding, LoadRequest, LoadResponse, SaveRequest, SaveResponse,
+};
 use cri_proto::v1::image_service_server::{ImageService, ImageServiceServer};
 use cri_proto::v1::runtime_service_server::{RuntimeService, RuntimeServiceServer};
 use cri_proto::v1::*;
@@ -518,12 +520,18 @@ impl ImageService for Fake {
     }
 
     async fn image_status(&self, r: Request<ImageStatusRequest>) -> Answer<ImageStatusResponse> {
-        let name = r.into_inner().image.unwrap_or_default().image;
+        let ImageStatusRequest { image, verbose } = r.into_inner();
+        let name = image.unwrap_or_default().image;
         let matches = |image: &Image| {
             image.id == name || image.repo_tags.iter().any(|tag| tag.ends_with(&name))
         };
         let image = images().into_iter().find(matches);
-        Ok(Response::new(ImageStatusResponse { image, info: HashMap::new() }))
+        let mut info = HashMap::new();
+        if verbose && image.is_some() {
+            let layers = r#"{"layers":["sha256:aaaaaaaaaaaaaaaa","sha256:bbbbbbbbbbbbbbbb"],"layerBytes":[1000,2000000]}"#;
+            info.insert("info".to_owned(), layers.to_owned());
+        }
+        Ok(Response::new(ImageStatusResponse { image, info }))
     }
 
     async fn pull_image(&self, r: Request<PullImageRequest>) -> Answer<PullImageResponse> {
@@ -548,5 +556,33 @@ impl ImageAdmin for Fake {
             bytes += piece.data.len();
         }
         Ok(Response::new(LoadResponse { images: vec![format!("of-{bytes}-bytes")] }))
+    }
+
+    type SaveStream = BoxStream<SaveResponse>;
+
+    async fn save(&self, request: Request<SaveRequest>) -> Answer<Self::SaveStream> {
+        let pieces = request.into_inner().images.into_iter().map(|image| match image.as_str() {
+            "none" => Err(Status::not_found("image none not found")),
+            _ => Ok(SaveResponse { data: image.into_bytes() }),
+        });
+        let pieces: Vec<_> = pieces.collect();
+        Ok(Response::new(Box::pin(tokio_stream::iter(pieces))))
+    }
+
+    async fn check(&self, request: Request<CheckRequest>) -> Answer<CheckResponse> {
+        let CheckRequest { read, repair } = request.into_inner();
+        let action = if repair { "removed" } else { "repair removes it" };
+        let finding = Finding {
+            what: "layer sha256:1".into(),
+            problem: "its files are others".into(),
+            action: action.into(),
+        };
+        Ok(Response::new(CheckResponse {
+            images: 3,
+            layers: 5,
+            layers_read: if read { 5 } else { 0 },
+            blobs: 0,
+            findings: if read || repair { vec![finding] } else { Vec::new() },
+        }))
     }
 }

@@ -5,6 +5,7 @@
 mod archive;
 mod cli;
 mod commands;
+mod containerd;
 mod duration;
 mod human;
 mod input;

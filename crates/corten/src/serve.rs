@@ -120,6 +120,9 @@ async fn serve(settings: ::config::Config) -> anyhow::Result<()> {
     info!(socket = %endpoint.path().display(), version = env!("CARGO_PKG_VERSION"), "serving RuntimeService");
     servers.spawn(answer(listener, routes, stopped));
 
+    if daemon.is_new_boot {
+        verify(&daemon).await?;
+    }
     let recovered = daemon.pods.recover().await.context("failed to read the records of pods")?;
     info!(
         ready = recovered.ready,
@@ -147,6 +150,16 @@ async fn serve(settings: ::config::Config) -> anyhow::Result<()> {
     notify::tell("STOPPING=1");
     stop.send_replace(true);
     drain(servers, Duration::from_secs(settings.server.drain_timeout_s)).await;
+    Ok(())
+}
+
+/// After a restart of the machine, which may have been a power cut, images are listed only
+/// when their layers were looked at.
+async fn verify(daemon: &Daemon) -> anyhow::Result<()> {
+    let images = daemon.images.clone();
+    let begun = std::time::Instant::now();
+    let lost = tokio::task::spawn_blocking(move || images.verify()).await??;
+    info!(lost, ms = begun.elapsed().as_millis(), "looked at all images after the restart");
     Ok(())
 }
 

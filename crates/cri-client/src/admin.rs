@@ -1,8 +1,9 @@
 //! Corten's own calls beside the CRI.
 
-use cri_proto::corten_v1::LoadRequest;
 use cri_proto::corten_v1::image_admin_client::ImageAdminClient;
+use cri_proto::corten_v1::{CheckRequest, CheckResponse, LoadRequest, SaveRequest, SaveResponse};
 use tokio_stream::Stream;
+use tonic::Streaming;
 use tonic::transport::Channel;
 
 use crate::call::Connection;
@@ -41,5 +42,48 @@ impl AdminClient {
         let requests = pieces.map(|data| LoadRequest { data });
         let mut client = self.client.clone();
         Ok(self.connection.unary("Load", None, client.load(requests)).await?.images)
+    }
+
+    /// Writes images as one archive, whose pieces come as they are made. It has no time
+    /// limit.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime cannot be reached, is not Corten, or does not have an image.
+    pub async fn save(&self, images: Vec<String>) -> Result<Pieces> {
+        let mut client = self.client.clone();
+        let call = client.save(SaveRequest { images });
+        let stream = self.connection.unary("Save", None, call).await?;
+        Ok(Pieces { stream, connection: self.connection.clone() })
+    }
+
+    /// Looks for damage. It has no time limit.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime cannot be reached, is not Corten, or cannot look.
+    pub async fn check(&self, request: CheckRequest) -> Result<CheckResponse> {
+        let mut client = self.client.clone();
+        self.connection.unary("Check", None, client.check(request)).await
+    }
+}
+
+/// The pieces of an archive that is being written.
+#[derive(Debug)]
+pub struct Pieces {
+    stream: Streaming<SaveResponse>,
+    connection: Connection,
+}
+
+impl Pieces {
+    /// Waits for the next piece; `None` at the end.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime cannot go on.
+    pub async fn next(&mut self) -> Result<Option<Vec<u8>>> {
+        let next = self.stream.message().await;
+        let next = next.map_err(|status| self.connection.error("Save", None, &status))?;
+        Ok(next.map(|piece| piece.data))
     }
 }

@@ -40,7 +40,7 @@ mod version;
 #[cfg(test)]
 mod tests;
 
-pub use admin::AdminClient;
+pub use admin::{AdminClient, Pieces};
 pub use endpoint::Endpoint;
 pub use error::{Error, Result};
 pub use image::ImageClient;

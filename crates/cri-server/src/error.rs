@@ -22,7 +22,7 @@ fn code(error: &Error) -> Code {
         Error::NameTaken(_) => Code::AlreadyExists,
         Error::WrongState(_) => Code::FailedPrecondition,
         Error::Timeout { .. } | Error::ExecTimeout { .. } => Code::DeadlineExceeded,
-        Error::Start { .. } => Code::Unknown,
+        Error::Start { .. } | Error::ImageDenied(_) => Code::Unknown,
         Error::Monitor { source, .. } if source.is_deadline() => Code::DeadlineExceeded,
         Error::Spec { .. } => Code::InvalidArgument,
         Error::Monitor { .. }
@@ -68,6 +68,7 @@ pub(crate) fn pull_status(error: &PullError) -> Status {
         PullErrorKind::RegistryUnavailable => {
             Status::unknown(format!("RegistryUnavailable: {text}"))
         }
+        PullErrorKind::Denied => Status::unknown(format!("SignatureValidationFailed: {text}")),
         PullErrorKind::NotFound => Status::not_found(text),
         PullErrorKind::Exhausted => Status::resource_exhausted(text),
         PullErrorKind::Unauthorized

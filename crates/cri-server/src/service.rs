@@ -12,7 +12,7 @@ use cri_proto::{
 use images::Images;
 use network::Network;
 use pods::Pods;
-use tonic::{Request, Response, Status, async_trait, service::Routes};
+use tonic::{Request, Response, Status, async_trait, codegen::BoxStream, service::Routes};
 use tracing::{Instrument, debug, warn};
 
 use crate::{
@@ -81,8 +81,8 @@ calls! {
         ]
     }
     ImageService: {
-        served: [ListImages, ImageStatus, PullImage, RemoveImage, ImageFsInfo],
-        unimplemented: [StreamImages]
+        served: [ListImages, ImageStatus, PullImage, RemoveImage, ImageFsInfo, StreamImages],
+        unimplemented: []
     }
 }
 
@@ -318,5 +318,12 @@ impl v1::image_service_server::ImageService for Server {
         request: Request<v1::RemoveImageRequest>,
     ) -> Result<Response<v1::RemoveImageResponse>, Status> {
         delegate!(self, request, "RemoveImage", on_remove_image)
+    }
+
+    async fn stream_images(
+        &self,
+        request: Request<v1::StreamImagesRequest>,
+    ) -> Result<Response<BoxStream<v1::StreamImagesResponse>>, Status> {
+        delegate!(self, request, "StreamImages", on_stream_images)
     }
 }

@@ -11,6 +11,7 @@ mod disk;
 mod exec;
 mod fields;
 mod handlers;
+mod image_care;
 mod image_faults;
 mod image_forms;
 mod image_volumes;
@@ -46,6 +47,7 @@ pub fn all() -> Vec<Case> {
         exec::CASES,
         fields::CASES,
         handlers::CASES,
+        image_care::CASES,
         image_faults::CASES,
         image_forms::CASES,
         image_volumes::CASES,

@@ -1,7 +1,10 @@
 //! What registries answer: bodies within limits, and failures in the registry's own
 //! words.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    time::{Duration, Instant, SystemTime},
+};
 
 use bytes::Bytes;
 use reqwest::{Response, StatusCode, header::RETRY_AFTER};
@@ -11,6 +14,10 @@ use crate::{
     PullError,
     error::{chain, one_line},
 };
+
+/// The longest pause that a registry may ask for: who asks for a longer one is left
+/// for the client to come back to.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(120);
 
 /// The most that is read of an error's body.
 const MAX_ERROR_BYTES: u64 = 64 << 10;
@@ -43,6 +50,16 @@ pub(crate) struct Origin<'a> {
     pub what: &'a str,
     /// How long nothing may come.
     pub patience: Duration,
+    /// How many bytes of a body must come in that time.
+    pub min_bytes: u64,
+}
+
+/// How fast a body comes. Only the time counts in which we wait for the registry, and
+/// not that in which it would wait for us.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    waited: Duration,
+    bytes: u64,
 }
 
 impl Origin<'_> {
@@ -56,18 +73,33 @@ impl Origin<'_> {
     }
 
     /// Waits for a body's next bytes.
-    pub async fn next_chunk(&self, response: &mut Response) -> Result<Option<Bytes>, Failure> {
-        match tokio::time::timeout(self.patience, response.chunk()).await {
-            Ok(Ok(chunk)) => Ok(chunk),
-            Ok(Err(error)) => Err(self.broken(error)),
-            Err(_) => Err(Failure::again(self.stalled())),
+    pub async fn next_chunk(
+        &self,
+        response: &mut Response,
+        pace: &mut Pace,
+    ) -> Result<Option<Bytes>, Failure> {
+        let begun = Instant::now();
+        let chunk = match tokio::time::timeout(self.patience, response.chunk()).await {
+            Ok(Ok(chunk)) => chunk,
+            Ok(Err(error)) => return Err(self.broken(error)),
+            Err(_) => return Err(Failure::again(self.stalled())),
+        };
+        pace.waited += begun.elapsed();
+        pace.bytes += chunk.as_ref().map_or(0, Bytes::len) as u64;
+        if pace.waited >= self.patience {
+            if pace.bytes < self.min_bytes && chunk.is_some() {
+                return Err(Failure::again(self.dripping(pace.bytes)));
+            }
+            *pace = Pace::default();
         }
+        Ok(chunk)
     }
 
     /// Reads a body of at most `limit` bytes.
     pub async fn read_all(&self, mut response: Response, limit: u64) -> Result<Bytes, Failure> {
         let mut body = Vec::new();
-        while let Some(chunk) = self.next_chunk(&mut response).await? {
+        let mut pace = Pace::default();
+        while let Some(chunk) = self.next_chunk(&mut response, &mut pace).await? {
             if (body.len() + chunk.len()) as u64 > limit {
                 return Err(Failure::last(PullError::LimitExceeded {
                     what: format!("{} at {}", self.what, self.host),
@@ -93,8 +125,8 @@ impl Origin<'_> {
         let after = response
             .headers()
             .get(RETRY_AFTER)
-            .and_then(|value| value.to_str().ok()?.trim().parse().ok())
-            .map_or(Duration::ZERO, Duration::from_secs);
+            .and_then(|value| retry_after(value.to_str().ok()?, SystemTime::now()))
+            .unwrap_or_default();
         let message = self.words(response).await;
         let (host, what) = (self.host.to_owned(), self.what.to_owned());
         match status {
@@ -106,6 +138,12 @@ impl Origin<'_> {
             }),
             404 => Failure::last(PullError::NotFound { host, what, message }),
             401 | 403 => Failure::last(PullError::Unauthorized { host, what, status, message }),
+            408 | 429 | 500.. if after > MAX_RETRY_AFTER => {
+                Failure::last(self.unavailable(format!(
+                    "status {status}: {message}: it asks to come back in {} s",
+                    after.as_secs()
+                )))
+            }
             408 | 429 | 500.. => Failure {
                 error: self.unavailable(format!("status {status}: {message}")),
                 again: Some(after),
@@ -144,6 +182,10 @@ impl Origin<'_> {
         self.unavailable(format!("nothing came for {} s", self.patience.as_secs()))
     }
 
+    fn dripping(&self, bytes: u64) -> PullError {
+        self.unavailable(format!("only {bytes} bytes came in {} s", self.patience.as_secs()))
+    }
+
     fn unavailable(&self, reason: String) -> PullError {
         PullError::RegistryUnavailable {
             host: self.host.to_owned(),
@@ -151,6 +193,17 @@ impl Origin<'_> {
             reason,
         }
     }
+}
+
+/// Reads `Retry-After`: seconds, or a date.
+fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
+    let text = text.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
+    let date: SystemTime = date.into();
+    Some(date.duration_since(now).unwrap_or_default())
 }
 
 /// Tells whether trying again at once can help: a connection that broke may hold the
@@ -219,6 +272,22 @@ fn registry_text(body: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pauses_are_read_in_both_forms() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_445_412_470);
+        for (text, expected) in [
+            ("7", Some(7)),
+            (" 0 ", Some(0)),
+            ("Wed, 21 Oct 2015 07:28:00 GMT", Some(10)),
+            ("Wed, 21 Oct 2014 07:28:00 GMT", None),
+            ("Mon, 20 Oct 2014 07:28:00 GMT", Some(0)),
+            ("soon", None),
+            ("-1", None),
+        ] {
+            assert_eq!(retry_after(text, now).map(|d| d.as_secs()), expected, "{text}");
+        }
+    }
 
     #[test]
     fn the_registrys_words_are_one_line() {

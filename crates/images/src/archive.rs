@@ -74,7 +74,7 @@ impl Archive {
     }
 
     /// Opens a file of the archive.
-    pub fn file(&mut self, name: &str) -> Result<Box<dyn Read + '_>, PullError> {
+    pub fn file(&mut self, name: &str) -> Result<Box<dyn Read + Send + '_>, PullError> {
         let inside = plain_name(Path::new(name));
         let inside = inside.ok_or_else(|| bad(name, "the name leads out of the archive"))?;
         match self {

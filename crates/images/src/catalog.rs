@@ -13,7 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use types::{DiffId, Digest, Image, ImageConfig, ImageId};
 
-use crate::reference::Reference;
+use crate::{pins::Pins, reference::Reference};
 
 /// The least digits of an id that are looked up: fewer would hit by accident.
 const MIN_PREFIX_DIGITS: usize = 4;
@@ -38,6 +38,9 @@ pub(crate) struct ImageRecord {
     pub tags: BTreeMap<String, u64>,
     /// Its names with a digest.
     pub digests: BTreeSet<String>,
+    /// The digests of its layers as they were stored at a registry.
+    #[serde(default)]
+    pub blobs: Vec<Digest>,
 }
 
 /// The images and their names.
@@ -45,18 +48,14 @@ pub(crate) struct ImageRecord {
 pub(crate) struct Catalog {
     images: BTreeMap<ImageId, (ImageRecord, Arc<Image>)>,
     names: HashMap<String, ImageId>,
-    pinned: HashSet<String>,
+    pinned: Pins,
     last_given: u64,
 }
 
 impl Catalog {
-    /// Makes an empty catalog. `pinned` are exact names or ids.
+    /// Makes an empty catalog. `pinned` are names and ids; see [`Pins`].
     pub fn new(pinned: &[String]) -> Self {
-        let normal = |name: &String| match name.parse::<Reference>() {
-            Ok(reference) if !is_id(name) => reference.to_string(),
-            _ => name.clone(),
-        };
-        Self { pinned: pinned.iter().map(normal).collect(), ..Self::default() }
+        Self { pinned: Pins::new(pinned), ..Self::default() }
     }
 
     /// Returns the image of an id, a name, or a unique prefix of an id, in this order.
@@ -82,6 +81,11 @@ impl Catalog {
     /// Returns the layers of all images.
     pub fn layers(&self) -> HashSet<DiffId> {
         self.images.values().flat_map(|(record, _)| record.layers.iter().copied()).collect()
+    }
+
+    /// Returns the blobs of the layers of all images.
+    pub fn blobs(&self) -> HashSet<Digest> {
+        self.images.values().flat_map(|(record, _)| record.blobs.iter().copied()).collect()
     }
 
     /// Returns the id behind a text.
@@ -113,7 +117,7 @@ impl Catalog {
 
     /// Returns the records that change when an image is stored, in the order in which
     /// they must be written: first the one that gains names, then those that lose them.
-    pub fn plan(&self, new: Image) -> Vec<ImageRecord> {
+    pub fn plan(&self, new: Image, blobs: Vec<Digest>) -> Vec<ImageRecord> {
         let given = self.last_given + 1;
         let old = self.images.get(&new.id).map(|(record, _)| record);
         let mut record = ImageRecord {
@@ -125,6 +129,11 @@ impl Catalog {
             created_at_ns: old.map_or(new.created_at_ns, |old| old.created_at_ns),
             tags: old.map(|old| old.tags.clone()).unwrap_or_default(),
             digests: old.map(|old| old.digests.clone()).unwrap_or_default(),
+            blobs: if blobs.is_empty() {
+                old.map(|old| old.blobs.clone()).unwrap_or_default()
+            } else {
+                blobs
+            },
         };
         let mut losers = BTreeMap::new();
         for name in new.repo_tags.iter().chain(&new.repo_digests) {
@@ -190,10 +199,8 @@ impl Catalog {
     }
 
     fn image(&self, record: &ImageRecord) -> Image {
-        let id = record.id.to_string();
-        let pinned = record.tags.keys().chain(&record.digests).any(|n| self.pinned.contains(n))
-            || self.pinned.contains(&id)
-            || self.pinned.contains(&record.id.0.hex());
+        let mut names = record.tags.keys().chain(&record.digests);
+        let pinned = names.any(|n| self.pinned.fit(n)) || self.pinned.fit_id(record.id);
         Image {
             id: record.id,
             repo_tags: record.tags.keys().cloned().collect(),
@@ -206,11 +213,6 @@ impl Catalog {
             pinned,
         }
     }
-}
-
-fn is_id(text: &str) -> bool {
-    let digits = text.strip_prefix("sha256:").unwrap_or(text);
-    format!("sha256:{digits}").parse::<ImageId>().is_ok()
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ fn new(n: u8, reference: &str) -> Image {
 }
 
 fn store(catalog: &mut Catalog, new: Image) {
-    for record in catalog.plan(new) {
+    for record in catalog.plan(new, Vec::new()) {
         catalog.put(record);
     }
 }
@@ -162,7 +162,7 @@ proptest! {
                 continue;
             }
             let name = format!("x.io/a:{tag}");
-            for (i, record) in catalog.plan(new(n, &name)).into_iter().enumerate() {
+            for (i, record) in catalog.plan(new(n, &name), Vec::new()).into_iter().enumerate() {
                 if i == 0 || !crashes {
                     disk.insert(record.id, record.clone());
                 }

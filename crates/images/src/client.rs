@@ -5,7 +5,8 @@ use std::{
     collections::HashMap,
     fs,
     net::{IpAddr, Ipv6Addr},
-    time::SystemTime,
+    sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use parking_lot::Mutex;
@@ -13,14 +14,17 @@ use reqwest::{Client, Url, redirect};
 
 use crate::{
     PullError,
+    counters::Counters,
+    downloads::Downloads,
     error::chain,
+    health::Health,
     hosts::{self, Host},
     options::NetworkOptions,
     tls::{Roots, Trust},
 };
 
 /// The most redirects of one request.
-const MAX_REDIRECTS: usize = 10;
+pub(crate) const MAX_REDIRECTS: usize = 10;
 /// The most sets of clients that are kept, one a set of certificates.
 const MAX_CLIENTS: usize = 64;
 
@@ -30,6 +34,9 @@ pub(crate) struct Connections {
     roots: Roots,
     options: NetworkOptions,
     clients: Mutex<HashMap<Key, Clients>>,
+    pub(crate) health: Health,
+    pub(crate) downloads: Downloads,
+    pub(crate) counters: Arc<Counters>,
 }
 
 /// What makes clients different.
@@ -40,20 +47,28 @@ struct Key {
     changed: Vec<Option<SystemTime>>,
     /// No proxy leads to this machine.
     direct: bool,
+    dial_timeout: Duration,
 }
 
 /// The clients for one host.
 #[derive(Debug, Clone)]
 pub(crate) struct Clients {
-    /// Follows redirects, as blobs need it.
+    /// Follows redirects, for token servers.
     pub following: Client,
-    /// Follows none, for requests whose body holds a secret: it would go along.
+    /// Follows none: what is sent holds a secret, and would go along.
     pub staying: Client,
 }
 
 impl Connections {
-    pub fn new(options: NetworkOptions) -> Self {
-        Self { roots: Roots::load(), options, clients: Mutex::default() }
+    pub fn new(options: NetworkOptions, counters: Arc<Counters>) -> Self {
+        Self {
+            roots: Roots::load(),
+            clients: Mutex::default(),
+            health: Health::new(options.mirror_rest, options.max_mirror_rest),
+            downloads: Downloads::new(&options),
+            options,
+            counters,
+        }
     }
 
     pub fn options(&self) -> &NetworkOptions {
@@ -63,10 +78,15 @@ impl Connections {
     /// Returns the clients for a host.
     pub fn clients(&self, host: &Host) -> Result<Clients, PullError> {
         let changed = |path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
+        let usual = match host.mirror {
+            true => self.options.mirror_dial_timeout,
+            false => self.options.dial_timeout,
+        };
         let key = Key {
-            changed: host.trust.ca.iter().map(changed).collect(),
+            changed: host.trust.files().map(changed).collect(),
             trust: host.trust.clone(),
             direct: hosts::is_loopback(&host.name()),
+            dial_timeout: host.dial_timeout.unwrap_or(usual),
         };
         if let Some(clients) = self.clients.lock().get(&key) {
             return Ok(clients.clone());
@@ -89,7 +109,7 @@ impl Connections {
         let make = |policy| {
             let mut builder = Client::builder()
                 .tls_backend_preconfigured(tls.clone())
-                .connect_timeout(self.options.dial_timeout)
+                .connect_timeout(key.dial_timeout)
                 .redirect(policy)
                 .user_agent(concat!("corten/", env!("CARGO_PKG_VERSION")));
             if key.direct {
@@ -104,19 +124,37 @@ impl Connections {
     }
 }
 
-/// Follows a redirect to http and https only, never from TLS to the clear, never to
-/// where clouds keep their machines' secrets. The client leaves credentials behind
-/// when the host changes.
-fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
-    let from_tls = attempt.previous().last().is_some_and(|u| u.scheme() == "https");
-    let good = match attempt.url().scheme() {
+/// Where a redirect of `from` leads, if registries may be there: to http and https
+/// only, never from TLS to the clear, never to where clouds keep their machines'
+/// secrets.
+///
+/// # Errors
+/// Says why it is not followed.
+pub(crate) fn redirected(from: &Url, location: Option<&str>) -> Result<Url, &'static str> {
+    let to = location.and_then(|location| from.join(location).ok());
+    let to = to.ok_or("a redirect to nowhere")?;
+    if may_follow(from, &to) { Ok(to) } else { Err("a redirect to where no registry is") }
+}
+
+/// Tells whether credentials for one may go to the other.
+pub(crate) fn is_same_server(one: &Url, other: &Url) -> bool {
+    one.origin() == other.origin()
+}
+
+fn may_follow(from: &Url, to: &Url) -> bool {
+    let good = match to.scheme() {
         "https" => true,
-        "http" => !from_tls,
+        "http" => from.scheme() != "https",
         _ => false,
     };
+    good && !is_link_local(to)
+}
+
+fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
+    let from = attempt.previous().last().cloned();
     if attempt.previous().len() > MAX_REDIRECTS {
         attempt.error("too many redirects")
-    } else if good && !is_link_local(attempt.url()) {
+    } else if from.is_none_or(|from| may_follow(&from, attempt.url())) {
         attempt.follow()
     } else {
         attempt.error("a redirect to where no registry is")
@@ -140,6 +178,20 @@ fn is_link_local_v6(v6: Ipv6Addr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn redirects_are_judged() {
+        let from: Url = "https://a.io/v2/x".parse().unwrap();
+        let to = |location: &str| redirected(&from, Some(location)).map(|url| url.to_string());
+        assert_eq!(to("/other").as_deref(), Ok("https://a.io/other"));
+        assert_eq!(to("https://b.io/x").as_deref(), Ok("https://b.io/x"));
+        for bad in ["http://a.io/x", "file:///etc/passwd", "https://169.254.169.254/", "https://"] {
+            assert!(to(bad).is_err(), "{bad}");
+        }
+        assert!(redirected(&from, None).is_err());
+        assert!(!is_same_server(&from, &"https://a.io:444/".parse().unwrap()));
+        assert!(is_same_server(&from, &"https://a.io:443/".parse().unwrap()));
+    }
 
     #[test]
     fn link_local_addresses_are_known_in_all_their_forms() {

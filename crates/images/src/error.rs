@@ -67,6 +67,8 @@ pub enum PullErrorKind {
     InvalidImage,
     /// What came is not what its digest or size says.
     Mismatch,
+    /// The policy does not let it be used.
+    Denied,
     /// The image is larger than the limits, or the disk is full.
     Exhausted,
     /// The machine or the program failed.
@@ -87,12 +89,30 @@ pub enum PullError {
         /// What is wrong. Never the credentials themselves.
         reason: &'static str,
     },
-    /// A `hosts.toml` cannot be used.
+    /// A `hosts.toml` or `registries.conf` cannot be used.
     #[error("bad registry configuration {path}: {reason}")]
     HostsFile {
         /// The file.
         path: PathBuf,
         /// What is wrong.
+        reason: String,
+    },
+    /// The configuration forbids the registry.
+    #[error("{reference} is blocked: {prefix} is not to be pulled from (registries.conf)")]
+    Blocked {
+        /// The image.
+        reference: String,
+        /// What is blocked.
+        prefix: String,
+    },
+    /// The policy for images forbids it.
+    #[error("{reference} is not allowed by {policy}: {reason}")]
+    Denied {
+        /// The image.
+        reference: String,
+        /// The policy's file.
+        policy: PathBuf,
+        /// What it asks for, and what is missing.
         reason: String,
     },
     /// The registry does not answer, or not usably.
@@ -199,6 +219,14 @@ pub enum PullError {
         /// The cause.
         reason: String,
     },
+    /// Nobody waited for the pull any more.
+    #[error("the pull of {reference} was given up: nobody has waited for it for {seconds} s")]
+    Abandoned {
+        /// The image.
+        reference: String,
+        /// For how long.
+        seconds: u64,
+    },
     /// The task of the pull died: a defect of ours.
     #[error("the pull of {reference} was aborted")]
     Aborted {
@@ -223,13 +251,15 @@ impl PullError {
             Self::RegistryUnavailable { .. } => PullErrorKind::RegistryUnavailable,
             Self::NotFound { .. } => PullErrorKind::NotFound,
             Self::Unauthorized { .. } => PullErrorKind::Unauthorized,
-            Self::Registry { .. } => PullErrorKind::Refused,
+            Self::Registry { .. } | Self::Blocked { .. } => PullErrorKind::Refused,
+            Self::Denied { .. } => PullErrorKind::Denied,
             Self::InvalidImage { .. } | Self::NoPlatform { .. } => PullErrorKind::InvalidImage,
             Self::DigestMismatch { .. } | Self::SizeMismatch { .. } => PullErrorKind::Mismatch,
             Self::LimitExceeded { .. } | Self::NoSpace { .. } => PullErrorKind::Exhausted,
-            Self::HostsFile { .. } | Self::Store { .. } | Self::Aborted { .. } => {
-                PullErrorKind::Internal
-            }
+            Self::HostsFile { .. }
+            | Self::Store { .. }
+            | Self::Abandoned { .. }
+            | Self::Aborted { .. } => PullErrorKind::Internal,
             Self::AfterMirrors { error, .. } => error.kind(),
         }
     }
@@ -249,7 +279,7 @@ impl PullError {
 }
 
 /// Tells whether the cause, however deep, is a full disk.
-fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+pub(crate) fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(io) = error.downcast_ref::<io::Error>()

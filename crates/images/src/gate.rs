@@ -1,5 +1,6 @@
 //! Who may fetch which layer now: one at a time fetches a layer, whoever else wants it
-//! waits and finds it there; and all pulls together have a bounded number of slots.
+//! waits and finds it there, so too with a small document; and all pulls together have a
+//! bounded number of slots.
 
 use std::{
     collections::HashMap,
@@ -8,7 +9,7 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
-use types::DiffId;
+use types::{DiffId, Digest};
 
 /// The gate.
 #[derive(Debug)]
@@ -39,6 +40,11 @@ impl Gate {
         Pass { _layer: layer, _slot: slot }
     }
 
+    /// Waits until nobody else is at a document.
+    pub async fn alone(&self, document: Digest) -> OwnedMutexGuard<()> {
+        self.lock_of(DiffId(document)).lock_owned().await
+    }
+
     fn lock_of(&self, layer: DiffId) -> Arc<AsyncMutex<()>> {
         let mut layers = self.layers.lock();
         if let Some(lock) = layers.get(&layer).and_then(Weak::upgrade) {
@@ -53,8 +59,6 @@ impl Gate {
 
 #[cfg(test)]
 mod tests {
-    use types::Digest;
-
     use super::*;
 
     fn layer(n: u8) -> DiffId {

@@ -1,25 +1,23 @@
-//! Which hosts are asked for an image: `hosts.toml` as containerd has it.
-//!
-//! ```toml
-//! server = "https://registry.k8s.io"
-//! [host."http://127.0.0.1:5000"]
-//! capabilities = ["pull", "resolve"]
-//! ```
+//! Which hosts are asked for an image: `hosts.toml` as containerd has it, then
+//! `registries.conf` as CRI-O has it, then the registry that the name says.
 
 use std::{
-    collections::HashMap,
-    fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use reqwest::Url;
-use toml::de::{DeTable, DeValue};
+use reqwest::{
+    Url,
+    header::{HeaderName, HeaderValue},
+};
 
-use crate::{PullError, tls::Trust};
-
-/// The most bytes of a `hosts.toml`.
-const MAX_FILE_BYTES: u64 = 1 << 20;
+use crate::{
+    PullError, hosts_toml,
+    reference::{Reference, Version},
+    registries_conf::Registries,
+    tls::Trust,
+};
 
 /// A host that is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,11 +32,32 @@ pub(crate) struct Host {
     pub resolves: bool,
     /// Whether it has blobs.
     pub pulls: bool,
-    /// Which certificates are taken.
+    /// Which certificates are taken and shown.
     pub trust: Trust,
+    /// How long a connection may take, where that is configured.
+    pub dial_timeout: Option<Duration>,
+    /// Headers of every request.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The repository's path there, where it is another than the name's.
+    pub path: Option<String>,
 }
 
 impl Host {
+    /// Makes a host with nothing special about it.
+    pub(crate) fn plain(base: Url, mirror: bool) -> Self {
+        Self {
+            base,
+            mirror,
+            stands_in: mirror,
+            resolves: true,
+            pulls: true,
+            trust: Trust::default(),
+            dial_timeout: None,
+            headers: Vec::new(),
+            path: None,
+        }
+    }
+
     /// `host:port`, for errors and for credentials.
     pub(crate) fn name(&self) -> String {
         let host = self.base.host_str().unwrap_or_default();
@@ -47,46 +66,67 @@ impl Host {
             None => host.to_owned(),
         }
     }
+
+    /// What is remembered of its health by.
+    pub(crate) fn key(&self) -> String {
+        format!("{}://{}", self.base.scheme(), self.name())
+    }
 }
 
-/// Returns the hosts for a registry's domain, in the order in which they are asked.
+/// Returns the hosts for an image, in the order in which they are asked.
 ///
 /// # Errors
-/// Fails where a file is there and cannot be used.
-pub(crate) fn for_domain(certs_dirs: &[PathBuf], domain: &str) -> Result<Vec<Host>, PullError> {
-    for dir in certs_dirs {
-        for name in [domain, "_default"] {
-            let path = dir.join(name).join("hosts.toml");
-            match read(&path) {
-                Ok(text) => return parse(&path, &text, domain),
-                Err(e)
-                    if matches!(
-                        e.kind(),
-                        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-                    ) => {}
-                Err(e) => return Err(PullError::HostsFile { path, reason: e.to_string() }),
-            }
-        }
+/// Fails where a file is there and cannot be used, and where the registry is blocked.
+pub(crate) fn for_image(
+    certs_dirs: &[PathBuf],
+    registries: &Registries,
+    reference: &Reference,
+) -> Result<Vec<Host>, PullError> {
+    let rule = registries.rule_for(reference);
+    if let Some(rule) = rule.filter(|rule| rule.blocked) {
+        return Err(PullError::Blocked {
+            reference: reference.to_string(),
+            prefix: rule.prefix.clone(),
+        });
+    }
+    if let Some(hosts) = hosts_toml::for_domain(certs_dirs, reference.domain())? {
+        return Ok(hosts);
+    }
+    if let Some(rule) = rule {
+        let by_digest = matches!(reference.version(), Version::Digest(_));
+        return rule.hosts(reference, by_digest);
     }
     let path = Path::new("the defaults");
-    Ok(vec![host(path, &default_server(domain), false, &toml::Table::new())?])
-}
-
-fn read(path: &Path) -> io::Result<String> {
-    if fs::metadata(path)?.len() > MAX_FILE_BYTES {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 MiB"));
-    }
-    fs::read_to_string(path)
+    Ok(vec![Host::plain(api_root(path, &default_server(reference.domain()), false)?, false)])
 }
 
 /// The registry itself. Docker Hub's API is under another name; a registry on this
 /// machine is spoken to in the clear.
-fn default_server(domain: &str) -> String {
+pub(crate) fn default_server(domain: &str) -> String {
     match domain {
         "docker.io" => "https://registry-1.docker.io".to_owned(),
         _ if is_loopback(domain) => format!("http://{domain}"),
         _ => format!("https://{domain}"),
     }
+}
+
+/// Reads a server's address, and adds where its API begins.
+///
+/// # Errors
+/// Fails on what is no URL of http or https.
+pub(crate) fn api_root(path: &Path, url: &str, as_it_is: bool) -> Result<Url, PullError> {
+    let bad = |reason: String| PullError::HostsFile { path: path.to_owned(), reason };
+    let with_scheme = if url.contains("://") { url.to_owned() } else { default_server(url) };
+    let mut base: Url =
+        with_scheme.parse().map_err(|e| bad(format!("\"{url}\" is not a URL: {e}")))?;
+    if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none() {
+        return Err(bad(format!("\"{url}\" is not a URL of http or https")));
+    }
+    if !as_it_is {
+        let root = format!("{}/v2", base.path().trim_end_matches('/').trim_end_matches("/v2"));
+        base.set_path(&root);
+    }
+    Ok(base)
 }
 
 pub(crate) fn is_loopback(domain: &str) -> bool {
@@ -97,173 +137,43 @@ pub(crate) fn is_loopback(domain: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-fn parse(path: &Path, text: &str, domain: &str) -> Result<Vec<Host>, PullError> {
-    let bad = |reason: String| PullError::HostsFile { path: path.to_owned(), reason };
-    let table: toml::Table =
-        text.parse().map_err(|e: toml::de::Error| bad(e.message().to_owned()))?;
-    let mut hosts = Vec::new();
-    if let Some(section) = table.get("host") {
-        let section = section.as_table().ok_or_else(|| bad("host is not a table".to_owned()))?;
-        for (url, keys) in in_file_order(section, text) {
-            let keys =
-                keys.as_table().ok_or_else(|| bad(format!("host.\"{url}\" is not a table")))?;
-            hosts.push(host(path, url, true, keys)?);
-        }
-    }
-    let server = match table.get("server") {
-        Some(server) => server.as_str().ok_or_else(|| bad("server is not a text".to_owned()))?,
-        None => "",
-    };
-    let server = if server.is_empty() { default_server(domain) } else { server.to_owned() };
-    // The keys of the file's top level are the server's own.
-    let usual = host(path, &default_server(domain), false, &toml::Table::new())?;
-    let mut server = host(path, &server, false, &table)?;
-    server.stands_in = server.name() != usual.name();
-    hosts.push(server);
-    Ok(hosts)
-}
-
-/// The parsed table is sorted by name; what counts is the order in which the file
-/// has the hosts.
-fn in_file_order<'a>(section: &'a toml::Table, text: &str) -> Vec<(&'a String, &'a toml::Value)> {
-    let places = places(text);
-    let mut hosts: Vec<_> = section.iter().collect();
-    hosts.sort_by_key(|(url, _)| places.get(url.as_str()).copied().unwrap_or(usize::MAX));
-    hosts
-}
-
-/// Where in the text each host's name stands.
-fn places(text: &str) -> HashMap<String, usize> {
-    let Ok(root) = DeTable::parse(text) else { return HashMap::new() };
-    let section = root.get_ref().iter().find(|(key, _)| key.get_ref().as_ref() == "host");
-    let Some(DeValue::Table(hosts)) = section.map(|(_, value)| value.get_ref()) else {
-        return HashMap::new();
-    };
-    hosts.keys().map(|key| (key.get_ref().to_string(), key.span().start)).collect()
-}
-
-fn host(path: &Path, url: &str, mirror: bool, keys: &toml::Table) -> Result<Host, PullError> {
-    let bad = |reason: String| PullError::HostsFile { path: path.to_owned(), reason };
-    let with_scheme = if url.contains("://") { url.to_owned() } else { default_server(url) };
-    let mut base: Url =
-        with_scheme.parse().map_err(|e| bad(format!("\"{url}\" is not a URL: {e}")))?;
-    if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none() {
-        return Err(bad(format!("\"{url}\" is not a URL of http or https")));
-    }
-    let has = |what: &str| match keys.get("capabilities").and_then(toml::Value::as_array) {
-        Some(list) => list.iter().any(|c| c.as_str() == Some(what)),
-        None => true,
-    };
-    if !flag(keys, "override_path") {
-        let root = format!("{}/v2", base.path().trim_end_matches('/').trim_end_matches("/v2"));
-        base.set_path(&root);
-    }
-    for key in keys.keys() {
-        let known = ["server", "host", "capabilities", "ca", "skip_verify", "override_path"];
-        if !known.contains(&key.as_str()) {
-            tracing::warn!(path = %path.display(), key, "a key of hosts.toml has no effect in this version");
-        }
-    }
-    Ok(Host {
-        base,
-        mirror,
-        stands_in: mirror,
-        resolves: !mirror || has("resolve"),
-        pulls: !mirror || has("pull"),
-        trust: Trust { ca: certificates(path, keys), skip_verify: flag(keys, "skip_verify") },
-    })
-}
-
-fn flag(keys: &toml::Table, key: &str) -> bool {
-    keys.get(key).and_then(toml::Value::as_bool).unwrap_or(false)
-}
-
-/// `ca`: one file or several, relative to the `hosts.toml`.
-fn certificates(path: &Path, keys: &toml::Table) -> Vec<PathBuf> {
-    let dir = path.parent().unwrap_or(Path::new("/"));
-    match keys.get("ca") {
-        Some(toml::Value::String(one)) => vec![dir.join(one)],
-        Some(toml::Value::Array(many)) => {
-            many.iter().filter_map(|c| Some(dir.join(c.as_str()?))).collect()
-        }
-        _ => Vec::new(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn bases(hosts: &[Host]) -> Vec<&str> {
-        hosts.iter().map(|h| h.base.as_str()).collect()
+    fn bases(certs_dirs: &[PathBuf], conf: &str, name: &str) -> Vec<String> {
+        let registries = Registries::parse(Path::new("x.conf"), conf).unwrap();
+        let hosts = for_image(certs_dirs, &registries, &name.parse().unwrap()).unwrap();
+        hosts.iter().map(|h| h.base.to_string()).collect()
     }
 
     #[test]
     fn without_a_file_the_registry_itself_is_asked() {
-        for (domain, base) in [
-            ("docker.io", "https://registry-1.docker.io/v2"),
-            ("registry.k8s.io", "https://registry.k8s.io/v2"),
-            ("localhost:5000", "http://localhost:5000/v2"),
-            ("127.0.0.9:5000", "http://127.0.0.9:5000/v2"),
-            ("[::1]:5000", "http://[::1]:5000/v2"),
-            ("127.0.0.1.example.com", "https://127.0.0.1.example.com/v2"),
+        for (name, base) in [
+            ("docker.io/library/a", "https://registry-1.docker.io/v2"),
+            ("registry.k8s.io/a", "https://registry.k8s.io/v2"),
+            ("localhost:5000/a", "http://localhost:5000/v2"),
+            ("127.0.0.9:5000/a", "http://127.0.0.9:5000/v2"),
+            ("[::1]:5000/a", "http://[::1]:5000/v2"),
+            ("127.0.0.1.example.com/a", "https://127.0.0.1.example.com/v2"),
         ] {
-            assert_eq!(bases(&for_domain(&[], domain).unwrap()), [base], "{domain}");
+            assert_eq!(bases(&[], "", name), [base], "{name}");
         }
     }
 
     #[test]
-    fn mirrors_come_first_in_the_files_order() {
+    fn hosts_toml_comes_before_registries_conf_and_nothing_before_a_block() {
         let dir = tempfile::tempdir().unwrap();
-        let host_dir = dir.path().join("registry.k8s.io");
-        fs::create_dir(&host_dir).unwrap();
-        fs::write(
-            host_dir.join("hosts.toml"),
-            "server = \"https://up.example\"\n[host.\"http://z.example:5000\"]\ncapabilities = [\"pull\"]\n\
-             [host.\"https://a.example/sub/v2\"]\noverride_path = true\nca = \"ca.pem\"\nskip_verify = true\n",
-        )
-        .unwrap();
-        let dirs = [PathBuf::from("/nonexistent"), dir.path().to_owned()];
-        let hosts = for_domain(&dirs, "registry.k8s.io").unwrap();
-        assert_eq!(
-            bases(&hosts),
-            ["http://z.example:5000/v2", "https://a.example/sub/v2", "https://up.example/v2"]
-        );
-        assert_eq!((hosts[0].resolves, hosts[0].pulls, hosts[2].resolves), (false, true, true));
-        assert_eq!(hosts[1].trust.ca, [host_dir.join("ca.pem")]);
-        assert_eq!(bases(&for_domain(&dirs, "other.io").unwrap()), ["https://other.io/v2"]);
-    }
-
-    #[test]
-    fn the_order_does_not_hang_on_the_way_of_writing() {
-        for text in [
-            "host.\"http://z\".capabilities = [\"pull\"]\nhost.\"http://a\".skip_verify = true",
-            "[ host . 'http://z' ]\n[host.\"http://a\"]\n",
-            "host = { \"http://z\" = {}, \"http://a\" = {} }",
-        ] {
-            let hosts = parse(Path::new("x"), text, "x.io").unwrap();
-            assert_eq!(bases(&hosts), ["http://z/v2", "http://a/v2", "https://x.io/v2"], "{text}");
-            assert_eq!(
-                hosts.iter().map(|h| h.stands_in).collect::<Vec<_>>(),
-                [true, true, false],
-                "{text}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_default_file_is_for_all_and_bad_files_are_named() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("_default")).unwrap();
-        let file = dir.path().join("_default/hosts.toml");
-        fs::write(&file, "[host.\"http://m.example\"]\n").unwrap();
+        std::fs::create_dir(dir.path().join("x.io")).unwrap();
+        std::fs::write(dir.path().join("x.io/hosts.toml"), "server = \"https://toml.io\"").unwrap();
         let dirs = [dir.path().to_owned()];
-        let hosts = for_domain(&dirs, "x.io").unwrap();
-        assert_eq!(bases(&hosts), ["http://m.example/v2", "https://x.io/v2"]);
-        for broken in ["not toml", "server = 1", "[host.\"ftp://x\"]"] {
-            fs::write(&file, broken).unwrap();
-            let error = for_domain(&dirs, "x.io").unwrap_err().to_string();
-            assert!(error.contains("_default/hosts.toml"), "{error}");
-        }
+        let conf = "[[registry]]\nlocation = \"x.io\"\n[[registry.mirror]]\nlocation = \"m.io\"\n\
+                    [[registry]]\nlocation = \"y.io\"\n[[registry.mirror]]\nlocation = \"m.io\"\n\
+                    [[registry]]\nlocation = \"x.io/bad\"\nblocked = true\n";
+        assert_eq!(bases(&dirs, conf, "x.io/a"), ["https://toml.io/v2"]);
+        assert_eq!(bases(&dirs, conf, "y.io/a"), ["https://m.io/v2", "https://y.io/v2"]);
+        let registries = Registries::parse(Path::new("x.conf"), conf).unwrap();
+        let error = for_image(&dirs, &registries, &"x.io/bad/a:1".parse().unwrap()).unwrap_err();
+        assert!(matches!(error, PullError::Blocked { .. }), "{error}");
     }
 }

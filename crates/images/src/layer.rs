@@ -2,26 +2,34 @@
 //! again and unpacked. Only when both digests are right is it committed.
 
 use std::{
-    io::{self, Read},
+    fs::File,
+    io::{self, BufReader, Read},
     sync::Arc,
 };
 
-use ::layers::UnpackErrorKind;
+use ::layers::{Extras, UnpackErrorKind};
 use sha2::{Digest as _, Sha256};
-use snapshots::{LayerWriter, Usage};
+use snapshots::{LayerWriter, SnapshotError};
 use types::{DiffId, Digest};
 
 use crate::{
     PullError, PullErrorKind,
+    counters::Counters,
     error::chain,
     layer_store::LayerStore,
     manifest::{Compression, Descriptor},
     options::ImageLimits,
+    pipe::read_ahead,
 };
 
 /// The magic bytes that compressed streams begin with.
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// How well splits are compressed: headers are nearly all the same.
+const SPLIT_LEVEL: i32 = 1;
+/// What is read at once of what comes.
+const BUFFER: usize = 128 << 10;
 
 /// What a layer is, and how far it may go.
 #[derive(Debug, Clone)]
@@ -30,6 +38,7 @@ pub(crate) struct Wanted {
     pub compression: Compression,
     pub diff_id: DiffId,
     pub limits: Arc<ImageLimits>,
+    pub counters: Arc<Counters>,
 }
 
 impl Wanted {
@@ -56,20 +65,23 @@ impl Wanted {
 pub(crate) fn install(
     layers: &LayerStore,
     wanted: &Wanted,
-    source: impl Read,
+    source: impl Read + Send,
 ) -> Result<(), PullError> {
-    let writer = layers.begin(wanted.diff_id).map_err(|e| PullError::store(wanted.what(), &e))?;
+    let failed = |e: &SnapshotError| PullError::store(wanted.what(), e);
+    let mut writer = layers.begin(wanted.diff_id).map_err(|e| failed(&e))?;
+    let split = writer.split().map_err(|e| failed(&e))?;
     let mut stored = Hashing::new(source, wanted.descriptor.size);
-    let usage = match unpack(wanted, &writer, &mut stored) {
-        Ok(usage) => usage,
+    match unpack(wanted, &writer, split, &mut stored) {
+        Ok(true) => {}
+        Ok(false) => writer.without_split(),
         Err(error) => return Err(blame(wanted, &mut stored, error)),
-    };
+    }
     // What stands behind the compressed stream's end belongs to the digest too.
     let rest = io::copy(&mut stored, &mut io::sink());
     check_stored(wanted, &stored)?;
     rest.map_err(|e| broken(wanted, &e))?;
     let what = || format!("commit {}", wanted.what());
-    layers.commit(writer, usage).map_err(|e| PullError::store(what(), &e))
+    layers.commit(writer).map_err(|e| PullError::store(what(), &e))
 }
 
 /// Bytes that make no sense are first of all not the ones that were asked for: where
@@ -97,15 +109,40 @@ fn check_stored(wanted: &Wanted, stored: &Hashing<impl Read>) -> Result<(), Pull
     check_digest(wanted.what(), wanted.descriptor.digest, stored.digest())
 }
 
+/// Returns whether the layer has a split.
 fn unpack(
     wanted: &Wanted,
     writer: &LayerWriter,
-    stored: &mut impl Read,
-) -> Result<Usage, PullError> {
+    split: File,
+    stored: &mut (impl Read + Send),
+) -> Result<bool, PullError> {
     let (plain, compression) = decompress(wanted, stored)?;
     let limit = wanted.unpacked_limit(compression);
+    let work = |plain: &mut dyn Read| unpack_plain(wanted, writer, split, plain, limit);
+    match compression {
+        // There is nothing to be done beside.
+        Compression::None => work(&mut { plain }),
+        Compression::Gzip | Compression::Zstd => read_ahead(plain, |ahead| work(ahead)),
+    }
+}
+
+fn unpack_plain(
+    wanted: &Wanted,
+    writer: &LayerWriter,
+    split: File,
+    plain: &mut dyn Read,
+    limit: u64,
+) -> Result<bool, PullError> {
     let mut plain = Hashing::new(plain, limit);
-    let unpacked = ::layers::unpack(&mut plain, writer.dir(), &wanted.limits.layer)
+    let meter = writer.meter();
+    let mut encoder = zstd::stream::write::Encoder::new(split, SPLIT_LEVEL)
+        .map_err(|e| PullError::store(format!("compress the split of {}", wanted.what()), &e))?;
+    let extras = Extras {
+        meter: Some(&meter),
+        split: Some(Box::new(&mut encoder)),
+        makers: wanted.limits.makers,
+    };
+    let unpacked = ::layers::unpack_with(&mut plain, writer.dir(), &wanted.limits.layer, extras)
         .map_err(|error| not_unpacked(wanted, &error));
     let rest = match unpacked {
         Ok(summary) => {
@@ -121,7 +158,8 @@ fn unpack(
     }
     let summary = rest?;
     check_digest(format!("{} unpacked", wanted.what()), wanted.diff_id.0, plain.digest())?;
-    Ok(Usage { bytes: summary.bytes, inodes: summary.inodes })
+    wanted.counters.add_unpacked(plain.count);
+    Ok(encoder.finish().is_ok() && summary.split)
 }
 
 fn not_unpacked(wanted: &Wanted, error: &::layers::UnpackError) -> PullError {
@@ -142,8 +180,8 @@ fn not_unpacked(wanted: &Wanted, error: &::layers::UnpackError) -> PullError {
 /// thing, the layer is refused: two readers must not see two contents.
 fn decompress<'a>(
     wanted: &Wanted,
-    stored: &'a mut impl Read,
-) -> Result<(Box<dyn Read + 'a>, Compression), PullError> {
+    stored: &'a mut (impl Read + Send),
+) -> Result<(Box<dyn Read + Send + 'a>, Compression), PullError> {
     let mut head = Vec::with_capacity(ZSTD_MAGIC.len());
     stored
         .by_ref()
@@ -166,14 +204,14 @@ fn decompress<'a>(
             ),
         });
     }
-    let whole = Read::chain(io::Cursor::new(head), stored);
+    let whole = BufReader::with_capacity(BUFFER, Read::chain(io::Cursor::new(head), stored));
     Ok((
         match found {
             Compression::None => Box::new(whole),
-            Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(whole)),
-            Compression::Zstd => {
-                Box::new(zstd::stream::read::Decoder::new(whole).map_err(|e| broken(wanted, &e))?)
-            }
+            Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(whole)),
+            Compression::Zstd => Box::new(
+                zstd::stream::read::Decoder::with_buffer(whole).map_err(|e| broken(wanted, &e))?,
+            ),
         },
         found,
     ))

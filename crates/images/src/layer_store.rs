@@ -8,7 +8,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use parking_lot::RwLock;
-use snapshots::{LayerPin, LayerWriter, SnapshotError, Snapshots, Usage};
+use snapshots::{LayerPin, LayerWriter, SnapshotError, Snapshots};
 use types::DiffId;
 
 /// The layers. Cheap to clone; all but [`LayerStore::has`] and [`LayerStore::pin`]
@@ -49,26 +49,30 @@ impl LayerStore {
         self.snapshots.begin_layer(layer)
     }
 
-    pub fn commit(&self, writer: LayerWriter, usage: Usage) -> Result<(), SnapshotError> {
+    pub fn commit(&self, writer: LayerWriter) -> Result<(), SnapshotError> {
         let _not_while = self.collecting.read();
-        writer.commit(usage)
+        writer.commit()
     }
 
     /// Removes the layers that nothing needs; `needed` tells what the images do. What
     /// fails is logged: the next collection tries again.
-    pub fn collect(&self, needed: impl FnOnce() -> HashSet<DiffId>) {
+    pub fn collect(&self, needed: impl FnOnce() -> HashSet<DiffId>) -> usize {
         let _alone = self.collecting.write();
         match self.snapshots.collect(&needed()) {
-            Ok(report) if report.removed.is_empty() && report.failed == 0 => {}
-            Ok(report) => tracing::info!(
-                removed = report.removed.len(),
-                freed_bytes = report.freed.bytes,
-                failed = report.failed,
-                "removed layers that nothing needs"
-            ),
+            Ok(report) if report.removed.is_empty() && report.failed == 0 => 0,
+            Ok(report) => {
+                tracing::info!(
+                    removed = report.removed.len(),
+                    freed_bytes = report.freed.bytes,
+                    failed = report.failed,
+                    "removed layers that nothing needs"
+                );
+                report.removed.len()
+            }
             Err(error) => {
                 let error = crate::error::chain(&error);
                 tracing::warn!(error, "layers that nothing needs were not removed");
+                0
             }
         }
     }

@@ -9,8 +9,11 @@ use types::{Digest, Image, ImageId};
 use crate::{
     Images, LoadedImage, PullError,
     archive::{Archive, bad, failed},
+    documents::Documents,
     layer::{self, Wanted, check_digest, digest_of},
     manifest::{self, Compression, Config, Descriptor, Document, Manifest},
+    policy::Policy,
+    pull::New,
     reference::{Reference, Version},
 };
 
@@ -21,7 +24,7 @@ const MAX_DEPTH: usize = 3;
 
 /// An image of an archive that is ready to be added.
 struct Ready {
-    image: Image,
+    new: New,
     names: Vec<String>,
 }
 
@@ -34,13 +37,14 @@ impl Images {
         let (images, path) = (self.clone(), path.to_owned());
         let ready = tokio::task::spawn_blocking(move || {
             let mut archive = Archive::open(&images, &path)?;
+            Policy::load(&images.options.policy)?.check_loaded("the archive")?;
             images.read_archive(&mut archive)
         })
         .await
         .map_err(|_| PullError::Aborted { reference: "the archive".to_owned() })??;
         let mut loaded = Vec::new();
-        for (Ready { image, names }, pin) in ready {
-            loaded.push(LoadedImage { image: self.add(image, pin).await?, names });
+        for (Ready { new, names }, pin) in ready {
+            loaded.push(LoadedImage { image: self.add(new, pin).await?, names });
         }
         Ok(loaded)
     }
@@ -96,7 +100,7 @@ impl Images {
         &self,
         archive: &mut Archive,
         entry: &Descriptor,
-    ) -> Result<(Digest, Manifest), PullError> {
+    ) -> Result<(Digest, Box<Manifest>), PullError> {
         let mut at = entry.clone();
         for _ in 0..MAX_DEPTH {
             let what = format!("manifest {}", at.digest);
@@ -153,16 +157,26 @@ impl Images {
         let size: u64 = manifest.layers.iter().map(|l| l.size).sum();
         Ready {
             names: references.iter().map(ToString::to_string).collect(),
-            image: Image {
-                id: ImageId(manifest.config.digest),
-                repo_tags,
-                repo_digests,
-                manifest: digest,
-                size_bytes: size.saturating_add(manifest.config.size),
-                layers: config.diff_ids.clone(),
-                config: config.image.clone(),
-                created_at_ns: crate::now_ns(),
-                pinned: false,
+            new: New {
+                blobs: manifest.layers.iter().map(|layer| layer.digest).collect(),
+                documents: Documents {
+                    manifest: manifest.text.clone(),
+                    manifest_type: manifest.kind.clone(),
+                    config: config.text.clone(),
+                    signatures: Vec::new(),
+                    loaded: true,
+                },
+                image: Image {
+                    id: ImageId(manifest.config.digest),
+                    repo_tags,
+                    repo_digests,
+                    manifest: digest,
+                    size_bytes: size.saturating_add(manifest.config.size),
+                    layers: config.diff_ids.clone(),
+                    config: config.image.clone(),
+                    created_at_ns: crate::now_ns(),
+                    pinned: false,
+                },
             },
         }
     }
@@ -183,6 +197,8 @@ impl Images {
             let config = manifest::parse_config(&one.config, &text)?;
             let pin = self.layers.pin(&config.diff_ids);
             let manifest = Manifest {
+                text: String::new(),
+                kind: String::new(),
                 config: descriptor(digest_of(&text), text.len() as u64, String::new()),
                 layers: one
                     .layers

@@ -62,7 +62,7 @@ pub(crate) struct Descriptor {
 #[derive(Debug)]
 pub(crate) enum Document {
     /// One image.
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
     /// Several, for different platforms.
     Index(Vec<Descriptor>),
 }
@@ -72,6 +72,10 @@ pub(crate) enum Document {
 pub(crate) struct Manifest {
     pub config: Descriptor,
     pub layers: Vec<Descriptor>,
+    /// As it came.
+    pub text: String,
+    /// Its type.
+    pub kind: String,
 }
 
 #[derive(Deserialize)]
@@ -127,7 +131,7 @@ pub(crate) fn parse(
         return Err(bad(what, format!("it came as \"{announced}\" and says it is \"{own}\"")));
     }
     let kind = if is_vague(&announced) { own } else { announced };
-    classify(what, &kind, raw, limits)
+    classify(what, &kind, raw, bytes, limits)
 }
 
 /// Returns a type without its parameters, in lower case.
@@ -151,7 +155,13 @@ fn check_type(what: &str, kind: &str) -> Result<(), PullError> {
 }
 
 /// The fields must be those of the one kind that the type says, where it says one.
-fn classify(what: &str, kind: &str, raw: Raw, limits: &ImageLimits) -> Result<Document, PullError> {
+fn classify(
+    what: &str,
+    kind: &str,
+    raw: Raw,
+    bytes: &[u8],
+    limits: &ImageLimits,
+) -> Result<Document, PullError> {
     let limit = |of: &str, found: usize, limit: usize| {
         let what = format!("the number of {of} of {what}");
         if found <= limit {
@@ -170,7 +180,10 @@ fn classify(what: &str, kind: &str, raw: Raw, limits: &ImageLimits) -> Result<Do
                 let kind = &config.media_type;
                 return Err(bad(what, format!("it is no image, but a \"{kind}\"")));
             }
-            Ok(Document::Manifest(Manifest { config, layers }))
+            let text = String::from_utf8_lossy(bytes).into_owned();
+            let is_vague = VAGUE_TYPES.contains(&kind);
+            let kind = if is_vague { MANIFEST_TYPES[0] } else { kind }.to_owned();
+            Ok(Document::Manifest(Box::new(Manifest { config, layers, text, kind })))
         }
         (None, None, Some(manifests)) if !MANIFEST_TYPES.contains(&kind) => {
             limit("images", manifests.len(), MAX_INDEX_ENTRIES)?;
@@ -247,6 +260,8 @@ pub(crate) struct Config {
     pub diff_ids: Vec<DiffId>,
     /// For which machine the image is; empty where it does not say.
     pub platform: Named,
+    /// As it came.
+    pub text: String,
 }
 
 #[derive(Deserialize)]
@@ -315,7 +330,9 @@ pub(crate) fn parse_config(what: &str, bytes: &[u8]) -> Result<Config, PullError
         os: raw.os,
         architecture: raw.architecture,
     };
-    Ok(Config { image, diff_ids: raw.rootfs.diff_ids.unwrap_or_default(), platform })
+    // What is JSON is text.
+    let text = String::from_utf8_lossy(bytes).into_owned();
+    Ok(Config { image, diff_ids: raw.rootfs.diff_ids.unwrap_or_default(), platform, text })
 }
 
 #[cfg(test)]

@@ -1,9 +1,14 @@
 //! How far pulls are, in memory only.
 
 use std::{
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
+
+use crate::{counters::Counters, registry::Registry};
 
 /// How often a pull that runs is in the log.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
@@ -23,6 +28,43 @@ pub struct PullProgress {
     pub bytes_total: u64,
     /// How many of them have come, or need not.
     pub bytes_done: u64,
+}
+
+/// What one download adds to a pull's progress. Dropped, it takes that back: it came in
+/// vain.
+#[derive(Debug)]
+pub(crate) struct Share {
+    tracker: Arc<Tracker>,
+    bytes: AtomicU64,
+}
+
+impl Share {
+    pub fn new(tracker: Arc<Tracker>) -> Arc<Self> {
+        Arc::new(Self { tracker, bytes: AtomicU64::new(0) })
+    }
+
+    /// Counts bytes.
+    pub fn add(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Relaxed);
+        self.tracker.add_bytes(bytes);
+    }
+
+    /// Counts bytes that came from a registry.
+    pub fn fetched(&self, bytes: u64, registry: &Registry) {
+        Counters::add(&registry.connections().counters.layer_bytes_fetched, bytes);
+        self.add(bytes);
+    }
+
+    /// They came to good.
+    pub fn keep(&self) {
+        self.bytes.store(0, Relaxed);
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.tracker.take_back(self.bytes.load(Relaxed));
+    }
 }
 
 /// The counters of one pull.

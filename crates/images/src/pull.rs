@@ -2,20 +2,24 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use snapshots::LayerPin;
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
-use types::{Digest, Image, ImageId};
+use types::{DiffId, Digest, Image, ImageId};
 
 use crate::{
-    Auth, Images, PullError,
+    Auth, Images, PullError, attachments,
+    documents::Documents,
     error::one_line,
     fetch, hosts,
     layer::{Wanted, check_digest, digest_of},
     manifest::{self, Config, Descriptor, Document, Manifest},
+    policy::Policy,
     progress::Tracker,
     reference::{Reference, Version},
     registry::{Fetched, Registry, Request},
+    signature::Signature,
 };
 
 /// How many documents lie between a name and a manifest at most: an index in an index
@@ -30,22 +34,77 @@ impl Images {
         auth: Option<Auth>,
         progress: &Arc<Tracker>,
     ) -> Result<Arc<Image>, PullError> {
-        let dirs = self.options.certs_dirs.clone();
-        let domain = reference.domain().to_owned();
-        let hosts = tokio::task::spawn_blocking(move || hosts::for_domain(&dirs, &domain))
-            .await
-            .map_err(|_| PullError::Aborted { reference: reference.to_string() })??;
+        let (policy, hosts) = self.configured(reference).await?;
         let registry =
             Arc::new(Registry::new(self.connections.clone(), reference.clone(), hosts, auth));
         let found = self.resolve(&registry).await?;
+        let signatures = self.judge(&policy, &registry, &found).await?;
         let config = self.config(&registry, &found.manifest.config).await?;
         self.check_platform(reference, &found, &config)?;
         let wanted = self.layers(&found.manifest, &config)?;
         progress.expect(wanted.len(), wanted.iter().map(|w| w.descriptor.size).sum());
         let pin = self.layers.pin(&config.diff_ids);
+        self.heal(&config.diff_ids).await?;
         self.check_space(reference, &wanted)?;
         self.fetch_layers(&registry, wanted, progress).await?;
-        self.add(image_of(reference, &found, &config), pin).await
+        let new = New {
+            image: image_of(reference, &found, &config),
+            blobs: found.manifest.layers.iter().map(|layer| layer.digest).collect(),
+            documents: Documents {
+                manifest: found.manifest.text,
+                manifest_type: found.manifest.kind,
+                config: config.text,
+                signatures,
+                loaded: false,
+            },
+        };
+        self.add(new, pin).await
+    }
+
+    /// Reads what the configuration says of an image: they are small files, and what an
+    /// administrator has changed counts from the next pull on.
+    async fn configured(
+        self: &Arc<Self>,
+        reference: &Reference,
+    ) -> Result<(Policy, Vec<hosts::Host>), PullError> {
+        let (images, reference) = (self.clone(), reference.clone());
+        let aborted = reference.to_string();
+        let work = move || {
+            let policy = Policy::load(&images.options.policy)?;
+            let registries = images.read_registries()?;
+            let hosts = hosts::for_image(&images.options.certs_dirs, &registries, &reference)?;
+            Ok((policy, hosts))
+        };
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|_| PullError::Aborted { reference: aborted })?
+    }
+
+    /// Judges an image before anything of it is fetched. Returns its signatures, for the
+    /// judgement when a container is made of it.
+    async fn judge(
+        &self,
+        policy: &Policy,
+        registry: &Registry,
+        found: &Found,
+    ) -> Result<Vec<Signature>, PullError> {
+        let digests = found.digests();
+        let signatures = match policy.wants_signatures(&registry.reference) {
+            true => attachments::fetch(registry, &digests, &self.limits).await?,
+            false => Vec::new(),
+        };
+        policy.check(&registry.reference, &digests, &signatures)?;
+        Ok(signatures)
+    }
+
+    /// Looks at the layers that are there, unless that was done lately, and forgets those
+    /// that are damaged: they are fetched anew.
+    async fn heal(self: &Arc<Self>, layers: &[DiffId]) -> Result<(), PullError> {
+        let (images, layers) = (self.clone(), layers.to_vec());
+        let work = move || images.forget_damaged(&layers);
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|_| PullError::Aborted { reference: "the look at the layers".to_owned() })?
     }
 
     /// Follows the name to a manifest, through indexes.
@@ -64,7 +123,7 @@ impl Images {
         for _ in 0..MAX_DEPTH {
             let (path, wanted) = (format!("manifests/{named}"), expected);
             let what = format!("manifest {named} of {}", reference.repository());
-            let request = Request { path: &path, what: &what, accept: manifest::ACCEPT, from: 0 };
+            let request = Request::new(&path, &what, manifest::ACCEPT);
             let limits = &self.options.limits;
             let by_tag = expected.is_none();
             let (digest, document) = registry
@@ -104,15 +163,35 @@ impl Images {
         if descriptor.size > limit {
             return Err(PullError::LimitExceeded { what, limit: format!("{limit} bytes") });
         }
+        // One download for all that ask at the same time, and none for what is on disk.
+        let _one = self.gate.alone(descriptor.digest).await;
+        if let Some(bytes) = self.known_config(descriptor) {
+            return manifest::parse_config(&what, &bytes);
+        }
         let path = format!("blobs/{}", descriptor.digest);
-        let request = Request { path: &path, what: &what, accept: "*/*", from: 0 };
+        let request = Request::new(&path, &what, "*/*");
         let expected = Some((descriptor.digest, Some(descriptor.size)));
-        registry
+        let (config, bytes) = registry
             .document(request, limit, false, |fetched| {
                 check_document(&what, &fetched.bytes, expected)?;
-                manifest::parse_config(&what, &fetched.bytes)
+                Ok((manifest::parse_config(&what, &fetched.bytes)?, fetched.bytes.clone()))
             })
-            .await
+            .await?;
+        self.recent.put(descriptor.digest, bytes);
+        Ok(config)
+    }
+
+    /// A configuration that is at hand: of an image that is there, of one that is being
+    /// pulled, or in another program's store.
+    fn known_config(&self, descriptor: &Descriptor) -> Option<Bytes> {
+        let of_image = || {
+            let documents = self.documents.get(ImageId(descriptor.digest))?;
+            let bytes = Bytes::from(documents.config.into_bytes());
+            (digest_of(&bytes) == descriptor.digest).then_some(bytes)
+        };
+        let elsewhere =
+            || self.content.read_document(descriptor.digest, descriptor.size).map(Bytes::from);
+        self.recent.get(&descriptor.digest).or_else(of_image).or_else(elsewhere)
     }
 
     /// An index's entry that names no platform is taken on trust, and may then be for
@@ -143,16 +222,20 @@ impl Images {
         let missing = wanted.iter().filter(|layer| !self.layers.has(&layer.diff_id));
         let needed = missing.fold(0_u64, |sum, layer| sum.saturating_add(layer.descriptor.size));
         // What the kernel does not tell is found out by writing.
-        let Ok(disk) = self.layers.snapshots().filesystem() else { return Ok(()) };
-        if needed <= disk.available_bytes {
+        let available =
+            || self.layers.snapshots().filesystem().map_or(u64::MAX, |disk| disk.available_bytes);
+        let mut free = available();
+        if needed > free {
+            // What other pulls have begun and left makes room first.
+            self.content.drop_partials();
+            free = available();
+        }
+        if needed <= free {
             return Ok(());
         }
         Err(PullError::NoSpace {
             what: reference.to_string(),
-            reason: format!(
-                "its layers have {needed} bytes even when compressed, {} are free",
-                disk.available_bytes
-            ),
+            reason: format!("its layers have {needed} bytes even when compressed, {free} are free"),
         })
     }
 
@@ -187,6 +270,7 @@ impl Images {
                     descriptor: descriptor.clone(),
                     diff_id: *diff_id,
                     limits: self.limits.clone(),
+                    counters: self.counters.clone(),
                 })
             })
             .collect()
@@ -224,13 +308,17 @@ impl Images {
     /// Adds an image whose layers are all there, and held until it has its record.
     pub(crate) async fn add(
         self: &Arc<Self>,
-        image: Image,
+        new: New,
         pin: LayerPin,
     ) -> Result<Arc<Image>, PullError> {
         let images = self.clone();
-        let id = image.id;
+        let id = new.image.id;
         let add = move || {
-            let added = images.records.add(image);
+            let New { image, documents, blobs } = new;
+            let added = images
+                .documents
+                .put(image.id, documents)
+                .and_then(|()| images.records.add(image, blobs));
             images.layers.release(pin);
             added
         };
@@ -241,14 +329,33 @@ impl Images {
     }
 }
 
+/// An image that is to be added.
+#[derive(Debug)]
+pub(crate) struct New {
+    pub image: Image,
+    /// What it came with.
+    pub documents: Documents,
+    /// Its layers as they were stored.
+    pub blobs: Vec<Digest>,
+}
+
 /// A manifest, and by which digests it was reached.
 struct Found {
-    manifest: Manifest,
+    manifest: Box<Manifest>,
     /// What the name stands for: the index's digest where there is one.
     named: Digest,
     digest: Digest,
     /// The index does not say for which platform it is.
     unnamed: bool,
+}
+
+impl Found {
+    /// The manifest's digest, and that of the index that led to it.
+    fn digests(&self) -> Vec<Digest> {
+        let mut digests = vec![self.digest, self.named];
+        digests.dedup();
+        digests
+    }
 }
 
 fn check_document(

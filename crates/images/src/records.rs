@@ -10,7 +10,7 @@ use std::{
 
 use parking_lot::{Mutex, RwLock};
 use state::{Durability, Store, StoreError};
-use types::{DiffId, Image, ImageId};
+use types::{DiffId, Digest, Image, ImageId};
 
 use crate::catalog::{Catalog, ImageRecord};
 
@@ -72,11 +72,29 @@ impl Records {
         self.catalog.read().layers()
     }
 
-    /// Adds an image, or names to one that is there. Blocks.
-    pub fn add(&self, new: Image) -> Result<Arc<Image>, StoreError> {
+    /// Returns the blobs of the layers of all images.
+    pub fn blobs(&self) -> HashSet<Digest> {
+        self.catalog.read().blobs()
+    }
+
+    /// Forgets the images that need a layer: it is not there, or damaged. Returns them.
+    pub fn forget_with(&self, layer: DiffId) -> Result<Vec<ImageId>, StoreError> {
         let mut stale = self.writing.lock();
         self.catch_up(&mut stale);
-        let mut records = self.catalog.read().plan(new).into_iter();
+        let with = |image: &Arc<Image>| image.layers.contains(&layer).then_some(image.id);
+        let ids: Vec<_> = self.catalog.read().list().iter().filter_map(with).collect();
+        for id in &ids {
+            self.store.remove(&id.0.hex())?;
+            self.catalog.write().remove(*id);
+        }
+        Ok(ids)
+    }
+
+    /// Adds an image, or names to one that is there. Blocks.
+    pub fn add(&self, new: Image, blobs: Vec<Digest>) -> Result<Arc<Image>, StoreError> {
+        let mut stale = self.writing.lock();
+        self.catch_up(&mut stale);
+        let mut records = self.catalog.read().plan(new, blobs).into_iter();
         let Some(record) = records.next() else {
             unreachable!("a plan begins with the image that is added")
         };
@@ -121,7 +139,7 @@ impl Records {
 
 #[cfg(test)]
 mod tests {
-    use types::{Digest, ImageConfig};
+    use types::ImageConfig;
 
     use super::*;
 
@@ -149,9 +167,9 @@ mod tests {
     fn records_outlive_the_process() {
         let dir = tempfile::tempdir().unwrap();
         let records = open(dir.path(), |_| true);
-        records.add(image(1, "x.io/a:1")).unwrap();
-        records.add(image(2, "x.io/a:1")).unwrap();
-        records.add(image(3, "x.io/b:1")).unwrap();
+        records.add(image(1, "x.io/a:1"), Vec::new()).unwrap();
+        records.add(image(2, "x.io/a:1"), Vec::new()).unwrap();
+        records.add(image(3, "x.io/b:1"), Vec::new()).unwrap();
         assert_eq!(records.remove("x.io/b:1").unwrap(), Some(image(3, "").id));
         assert_eq!(records.remove("x.io/b:1").unwrap(), None);
         let again = open(dir.path(), |_| true);
@@ -164,7 +182,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let records = open(dir.path(), |_| true);
         for n in 1..=3 {
-            records.add(image(n, &format!("x.io/a:{n}"))).unwrap();
+            records.add(image(n, &format!("x.io/a:{n}")), Vec::new()).unwrap();
         }
         let damaged = dir.path().join(image(3, "").id.0.hex());
         std::fs::write(&damaged, "junk").unwrap();

@@ -97,6 +97,13 @@ impl FromStr for Reference {
     }
 }
 
+/// Tells whether a name says no registry.
+pub(crate) fn is_short(text: &str) -> bool {
+    let name = text.split('@').next().unwrap_or_default();
+    !name.contains('/')
+        || split_domain(name).0 == DEFAULT_DOMAIN && !name.starts_with(DEFAULT_DOMAIN)
+}
+
 fn parse(text: &str) -> Result<Reference, &'static str> {
     if text.is_empty() {
         return Err("it is empty");

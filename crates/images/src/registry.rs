@@ -13,20 +13,25 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use reqwest::{
     Response, StatusCode, Url,
-    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RANGE, WWW_AUTHENTICATE},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION, RANGE, WWW_AUTHENTICATE},
 };
 
 use crate::{
     PullError,
     answer::{Failure, Origin},
     auth::{Auth, Credentials},
-    client::{Clients, Connections},
+    client::{Clients, Connections, MAX_REDIRECTS, is_same_server, redirected},
+    counters::Counters,
+    downloads::Slot,
     error::one_line,
     hosts::Host,
     options::NetworkOptions,
     reference::Reference,
     token::{self, Challenge},
 };
+
+/// How often a mirror is asked where trying again can help.
+const MIRROR_ATTEMPTS: u32 = 2;
 
 /// One pull's view of its registry.
 #[derive(Debug)]
@@ -52,6 +57,23 @@ pub(crate) struct Request<'a> {
     pub accept: &'a str,
     /// The first byte that is wanted.
     pub from: u64,
+    /// The byte after the last that is wanted; `None` for all.
+    pub until: Option<u64>,
+}
+
+impl<'a> Request<'a> {
+    /// Asks for all of it.
+    pub fn new(path: &'a str, what: &'a str, accept: &'a str) -> Self {
+        Self { path, what, accept, from: 0, until: None }
+    }
+
+    fn range(&self) -> Option<String> {
+        match (self.from, self.until) {
+            (0, None) => None,
+            (from, None) => Some(format!("bytes={from}-")),
+            (from, Some(until)) => Some(format!("bytes={from}-{}", until.saturating_sub(1))),
+        }
+    }
 }
 
 /// A whole document.
@@ -68,8 +90,12 @@ pub(crate) struct Blob {
     pub response: Response,
     /// The first byte that comes: 0 where the host serves no ranges.
     pub start: u64,
+    /// Whether only a part was sent, as was asked.
+    pub partial: bool,
     /// `host:port`.
     pub host: String,
+    /// Held as long as it comes.
+    pub slot: Slot,
 }
 
 impl Registry {
@@ -85,6 +111,10 @@ impl Registry {
 
     pub fn options(&self) -> &NetworkOptions {
         self.connections.options()
+    }
+
+    pub fn connections(&self) -> &Connections {
+        &self.connections
     }
 
     /// Gets a whole document, of at most `limit` bytes, from the first host that has it.
@@ -115,18 +145,19 @@ impl Registry {
         Err(summary(before, request.what))
     }
 
-    /// Opens a blob.
+    /// Opens a blob, when it is its turn.
     ///
     /// # Errors
     /// The last host's, with what the mirrors said.
     pub async fn blob(&self, request: Request<'_>) -> Result<Blob, PullError> {
         let mut before = Vec::new();
         for host in self.asked(false) {
+            let slot = self.connections.downloads.enter(&host.key()).await;
             match self.with_tries(host, &request, |response| async { Ok(response) }).await {
                 Ok(response) => {
                     let partial = response.status() == StatusCode::PARTIAL_CONTENT;
                     let start = if partial { request.from } else { 0 };
-                    return Ok(Blob { response, start, host: host.name() });
+                    return Ok(Blob { response, start, partial, host: host.name(), slot });
                 }
                 Err(error) => before.push(error),
             }
@@ -150,6 +181,7 @@ impl Registry {
             .iter()
             .filter(move |host| host.pulls && (host.resolves || !by_tag))
             .filter(|host| !self.avoided.lock().contains(&host.name()))
+            .filter(|host| !(host.mirror && self.connections.health.is_resting(&host.key())))
     }
 
     /// Asks a mirror no more in this pull. The registry itself is always asked.
@@ -178,10 +210,6 @@ impl Registry {
         .await
     }
 
-    fn origin<'a>(&self, host: &'a str, what: &'a str) -> Origin<'a> {
-        Origin { host, what, patience: self.options().progress_timeout }
-    }
-
     /// Sends a request to one host and reads the answer, again where that can help.
     async fn with_tries<T, F: Future<Output = Result<T, Failure>>>(
         &self,
@@ -193,14 +221,21 @@ impl Registry {
         loop {
             let once = async { read(self.try_once(host, request).await?).await };
             match once.await {
-                Ok(value) => return Ok(value),
-                Err(Failure { error, again: Some(after) }) if tried < self.options().attempts => {
+                Ok(value) => {
+                    if host.mirror {
+                        self.connections.health.answered(&host.key());
+                    }
+                    return Ok(value);
+                }
+                Err(Failure { error, again: Some(after) }) if tried < self.attempts(host) => {
+                    Counters::count(&self.connections.counters.retries);
                     let pause = self.pause(tried, after);
                     tracing::debug!(%error, tried, pause_ms = pause.as_millis(), "trying again");
                     tokio::time::sleep(pause).await;
                 }
                 Err(Failure { error, .. }) => {
                     if matches!(error, PullError::RegistryUnavailable { .. }) {
+                        self.rest(host);
                         self.avoid(host, &error);
                     }
                     return Err(error);
@@ -210,11 +245,26 @@ impl Registry {
         }
     }
 
+    /// Behind a mirror there is somebody else to ask.
+    fn attempts(&self, host: &Host) -> u32 {
+        let attempts = self.options().attempts;
+        if host.mirror { attempts.min(MIRROR_ATTEMPTS) } else { attempts }
+    }
+
+    /// Lets a mirror that is down rest, for all pulls.
+    fn rest(&self, host: &Host) {
+        if host.mirror {
+            let rest = self.connections.health.failed(&host.key());
+            Counters::count(&self.connections.counters.mirror_failures);
+            tracing::info!(mirror = %host.key(), rest_s = rest.as_secs(), "the mirror is down");
+        }
+    }
+
     /// Returns how long to wait after the try of that number, which asks for `after`.
     pub fn pause(&self, tried: u32, after: Duration) -> Duration {
         let options = self.options();
         let doubled = options.backoff.saturating_mul(1 << tried.saturating_sub(1).min(16));
-        after.max(doubled).min(options.max_backoff)
+        after.max(doubled.min(options.max_backoff))
     }
 
     async fn try_once(&self, host: &Host, request: &Request<'_>) -> Result<Response, Failure> {
@@ -234,7 +284,8 @@ impl Registry {
         let Some(challenge) = challenge(&response) else {
             return origin.expect_ok(response).await;
         };
-        let scope = format!("repository:{}:pull", self.reference.path());
+        let repository = host.path.as_deref().unwrap_or(self.reference.path());
+        let scope = format!("repository:{repository}:pull");
         let header =
             token::fetch(&clients, &host.base, &challenge, &scope, &credentials, &origin).await?;
         let Some(header) = header else { return origin.expect_ok(response).await };
@@ -246,6 +297,8 @@ impl Registry {
         origin.expect_ok(response).await
     }
 
+    /// Sends a request, and follows where the registry redirects. What is secret goes
+    /// to the host that it is for, and no further.
     async fn send(
         &self,
         clients: &Clients,
@@ -254,22 +307,38 @@ impl Registry {
         header: Option<HeaderValue>,
         origin: &Origin<'_>,
     ) -> Result<Response, Failure> {
-        let url = self.url(host, request.path);
-        let mut query = clients.following.get(url).header(ACCEPT, request.accept);
-        if let Some(header) = header {
-            query = query.header(AUTHORIZATION, header);
+        let first = self.url(host, request.path);
+        let mut url = first.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let mut query = clients.staying.get(url.clone()).header(ACCEPT, request.accept);
+            if is_same_server(&first, &url) {
+                for (name, value) in &host.headers {
+                    query = query.header(name, value);
+                }
+                if let Some(header) = &header {
+                    query = query.header(AUTHORIZATION, header);
+                }
+            }
+            if let Some(range) = request.range() {
+                query = query.header(RANGE, range);
+            }
+            Counters::count(&self.connections.counters.requests);
+            let response = origin.send(query).await?;
+            if !is_redirect(response.status()) {
+                return Ok(response);
+            }
+            let location = response.headers().get(LOCATION).and_then(|v| v.to_str().ok());
+            url = redirected(&url, location).map_err(|why| not_followed(origin, why))?;
         }
-        if request.from > 0 {
-            query = query.header(RANGE, format!("bytes={}-", request.from));
-        }
-        origin.send(query).await
+        Err(not_followed(origin, "too many redirects"))
     }
 
     /// A host that stands in for another is told for which.
     fn url(&self, host: &Host, path: &str) -> Url {
         let mut url = host.base.clone();
         let root = host.base.path().trim_end_matches('/');
-        url.set_path(&format!("{root}/{}/{path}", self.reference.path()));
+        let repository = host.path.as_deref().unwrap_or(self.reference.path());
+        url.set_path(&format!("{root}/{repository}/{path}"));
         if host.stands_in {
             url.query_pairs_mut().append_pair("ns", self.reference.domain());
         }
@@ -294,6 +363,18 @@ impl Registry {
             reason,
         })
     }
+}
+
+fn is_redirect(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+fn not_followed(origin: &Origin<'_>, why: &str) -> Failure {
+    Failure::last(PullError::Registry {
+        host: origin.host.to_owned(),
+        step: format!("get {}", origin.what),
+        message: why.to_owned(),
+    })
 }
 
 /// Returns what the registry asks for: a token rather than a password.

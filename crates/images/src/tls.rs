@@ -8,7 +8,7 @@ use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::CryptoProvider,
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
 };
 
 /// TLS could not be set up.
@@ -33,8 +33,25 @@ pub enum TlsError {
 pub(crate) struct Trust {
     /// Files of further roots, in PEM.
     pub ca: Vec<PathBuf>,
+    /// What is shown of us.
+    pub client: Option<ClientCertificate>,
     /// Whether anyone is trusted.
     pub skip_verify: bool,
+}
+
+impl Trust {
+    /// All files that it is read from.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let client = self.client.iter().flat_map(|c| [&c.certificate, &c.key]);
+        self.ca.iter().chain(client)
+    }
+}
+
+/// A certificate of our own, and its key: files in PEM, which may be one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct ClientCertificate {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 /// The system's roots.
@@ -65,14 +82,15 @@ impl Roots {
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(TlsError::Library)?;
-        if trust.skip_verify {
+        let builder = if trust.skip_verify {
             let verifier = Arc::new(NoVerifier(provider));
-            return Ok(builder
-                .dangerous()
-                .with_custom_certificate_verifier(verifier)
-                .with_no_client_auth());
-        }
-        Ok(builder.with_root_certificates(self.with(&trust.ca)?).with_no_client_auth())
+            builder.dangerous().with_custom_certificate_verifier(verifier)
+        } else {
+            builder.with_root_certificates(self.with(&trust.ca)?)
+        };
+        let Some(client) = &trust.client else { return Ok(builder.with_no_client_auth()) };
+        let (chain, key) = own_certificate(client)?;
+        builder.with_client_auth_cert(chain, key).map_err(TlsError::Library)
     }
 
     fn with(&self, files: &[PathBuf]) -> Result<Arc<RootCertStore>, TlsError> {
@@ -86,6 +104,27 @@ impl Roots {
         }
         Ok(Arc::new(store))
     }
+}
+
+type OwnCertificate = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn own_certificate(client: &ClientCertificate) -> Result<OwnCertificate, TlsError> {
+    let failed = |path: &PathBuf| {
+        let path = path.clone();
+        move |source: io::Error| TlsError::Certificates { path, source }
+    };
+    let read = |path: &PathBuf| std::fs::read(path).map_err(failed(path));
+    let chain: Result<Vec<_>, _> =
+        CertificateDer::pem_slice_iter(&read(&client.certificate)?).collect();
+    let chain = chain.map_err(io::Error::other).map_err(failed(&client.certificate))?;
+    if chain.is_empty() {
+        let none = io::Error::new(io::ErrorKind::InvalidData, "no certificate in it");
+        return Err(failed(&client.certificate)(none));
+    }
+    let key = PrivateKeyDer::from_pem_slice(&read(&client.key)?)
+        .map_err(io::Error::other)
+        .map_err(failed(&client.key))?;
+    Ok((chain, key))
 }
 
 fn add_file(store: &mut RootCertStore, path: &std::path::Path) -> io::Result<()> {

@@ -117,7 +117,7 @@ pub(crate) async fn fetch(
         (host, None) => host.to_owned(),
     };
     let what = format!("a token for {}", origin.what);
-    let origin = Origin { host: &name, what: &what, patience: origin.patience };
+    let origin = Origin { host: &name, what: &what, ..*origin };
     let answer = origin.send(query).await?;
     if !answer.status().is_success() {
         return Err(denied(origin.refused(answer).await));

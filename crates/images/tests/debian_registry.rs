@@ -68,7 +68,7 @@ fn run(command: &mut Command) {
 }
 
 /// A registry that speaks TLS with a certificate of its own, in `dir/ca.pem`.
-fn start_with_tls(ground: &Ground, dir: &Path) -> (Program, SocketAddr) {
+fn start_with_tls(ground: &Ground, dir: &Path, clients: bool) -> (Program, SocketAddr) {
     let (key, certificate) = (dir.join("key.pem"), dir.join("ca.pem"));
     run(Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
@@ -89,10 +89,14 @@ fn start_with_tls(ground: &Ground, dir: &Path) -> (Program, SocketAddr) {
     let text = format!(
         "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
          storage: {{filesystem: {{rootdirectory: {}/blobs}}}}\n\
-         http: {{addr: \"{address}\", tls: {{certificate: {}, key: {}}}}}\n",
+         http: {{addr: \"{address}\", tls: {{certificate: {}, key: {}{}}}}}\n",
         dir.display(),
         certificate.display(),
-        key.display()
+        key.display(),
+        match clients {
+            true => format!(", clientcas: [{}]", dir.join("client.pem").display()),
+            false => String::new(),
+        }
     );
     fs::write(dir.join("registry.yml"), text).unwrap();
     let mut command = Command::new("docker-registry");
@@ -106,7 +110,7 @@ fn start_with_tls(ground: &Ground, dir: &Path) -> (Program, SocketAddr) {
 #[tokio::test]
 async fn certificates_are_checked_as_configured() {
     let (ground, work) = (Ground::new().unwrap(), tempfile::tempdir().unwrap());
-    let (_program, address) = start_with_tls(&ground, work.path());
+    let (_program, address) = start_with_tls(&ground, work.path(), false);
     let image = Made::with(&[Layer::file("f", "1")], "u", OCI_MANIFEST);
     let dir = layout(&work.path().join("layout"), &image);
     run(Command::new("skopeo")
@@ -132,4 +136,42 @@ async fn certificates_are_checked_as_configured() {
             }
         }
     }
+}
+
+/// Who has no certificate does not get in; how it is named is hosts.toml's or Docker's way.
+#[tokio::test]
+async fn our_own_certificate_is_shown() {
+    let (ground, work) = (Ground::new().unwrap(), tempfile::tempdir().unwrap());
+    run(Command::new("openssl")
+        .current_dir(work.path())
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
+        .args(["-nodes", "-days", "2", "-subj", "/CN=node"])
+        .args(["-keyout", "client.key", "-out", "client.pem"]));
+    let (_program, address) = start_with_tls(&ground, work.path(), true);
+    let file = |name: &str| work.path().join(name).display().to_string();
+    let pair = format!("client = [[\"{}\", \"{}\"]]", file("client.pem"), file("client.key"));
+    for (settings, good) in [("", false), (pair.as_str(), true)] {
+        let bed = Bed::new();
+        let text =
+            format!("server = \"https://{address}\"\nca = \"{}\"\n{settings}\n", file("ca.pem"));
+        bed.hosts("tls.example", &text);
+        let error = bed.images.pull("tls.example/app:1", None).await.unwrap_err();
+        // Let in, there is nothing there.
+        let expected =
+            if good { PullErrorKind::NotFound } else { PullErrorKind::RegistryUnavailable };
+        assert_eq!(error.kind(), expected, "{error}");
+    }
+    let bed = Bed::new();
+    let dir = bed.dir.path().join("certs.d").join(address.to_string());
+    fs::create_dir_all(&dir).unwrap();
+    for (from, to) in [("ca.pem", "ca.crt"), ("client.pem", "a.cert"), ("client.key", "a.key")] {
+        fs::copy(work.path().join(from), dir.join(to)).unwrap();
+    }
+    // Without a hosts.toml a registry on loopback is spoken to in the clear, so by name.
+    let text = format!(
+        "server = \"https://{address}\"\nca = \"ca.crt\"\nclient = [\"a.cert\", \"a.key\"]\n"
+    );
+    fs::write(dir.join("hosts.toml"), text).unwrap();
+    let error = bed.images.pull(&format!("{address}/app:1"), None).await.unwrap_err();
+    assert!(error.to_string().contains("a.cert"), "there is no key in it: {error}");
 }

@@ -9,8 +9,9 @@ use rustix::{
 };
 
 use crate::{
-    Limits, Summary, UnpackError,
+    Limits, Meter, Summary, UnpackError,
     dirs::{Dir, Dirs, failed, open_dir},
+    makers::{FileMeta, Job, Makers, SMALL, write_all},
     names::{Meaning, components, meaning, shown},
     room::{Room, is_whiteout, make_room},
     tar::{Archive, Entry, Kind, Mtime},
@@ -28,8 +29,11 @@ const MAX_DIRECTORY_NAMES: usize = 64 << 20;
 /// A layer being put in place.
 pub(crate) struct Applier<'a> {
     limits: &'a Limits,
+    meter: Option<&'a Meter>,
     root: BorrowedFd<'a>,
     dirs: Dirs,
+    /// What writes small files.
+    makers: Makers,
     /// What directories get at the very end, when nothing is put into them any more.
     finish: BTreeMap<Vec<u8>, Finish>,
     /// How long their names are.
@@ -48,7 +52,12 @@ struct Finish {
 }
 
 impl<'a> Applier<'a> {
-    pub(crate) fn new(root: BorrowedFd<'a>, limits: &'a Limits) -> Result<Self, UnpackError> {
+    pub(crate) fn new(
+        root: BorrowedFd<'a>,
+        limits: &'a Limits,
+        makers: usize,
+        meter: Option<&'a Meter>,
+    ) -> Result<Self, UnpackError> {
         let fail = |errno| failed("look at", b"/", errno);
         let stat = rustix::fs::fstat(root).map_err(fail)?;
         let block = rustix::fs::fstatvfs(root).map_err(fail)?.f_frsize.max(512);
@@ -56,8 +65,10 @@ impl<'a> Applier<'a> {
             rustix::process::geteuid().is_root() && rustix::process::getegid().is_root();
         Ok(Self {
             limits,
+            meter,
             root,
             dirs: Dirs::new(root, limits.max_path)?,
+            makers: Makers::new(makers),
             finish: BTreeMap::new(),
             finish_bytes: 0,
             summary: Summary { inodes: 1, bytes: block, ..Summary::default() },
@@ -72,11 +83,14 @@ impl<'a> Applier<'a> {
     pub(crate) fn run(mut self, archive: &mut Archive<'_>) -> Result<Summary, UnpackError> {
         while let Some(entry) = archive.next_entry()? {
             self.entry(&entry, archive)?;
+            self.tell(0);
         }
+        self.summary.dropped += self.makers.settle()?;
         self.finish()?;
         self.summary.entries = archive.entries();
         self.summary.inodes += self.dirs.made;
         self.summary.bytes += self.dirs.made * self.block;
+        self.summary.replaced = self.dirs.replaced;
         if self.dirs.replaced {
             let usage = disk_usage(self.root).map_err(|source| UnpackError::Apply {
                 action: "add up",
@@ -86,6 +100,15 @@ impl<'a> Applier<'a> {
             (self.summary.bytes, self.summary.inodes) = (usage.bytes, usage.inodes);
         }
         Ok(self.summary)
+    }
+
+    /// Says how far it is, with `more` bytes of a file that is being written.
+    fn tell(&self, more: u64) {
+        if let Some(meter) = self.meter {
+            let made = self.dirs.made;
+            let bytes = self.summary.bytes + made * self.block + more;
+            meter.set(bytes, self.summary.inodes + made);
+        }
     }
 
     fn entry(&mut self, entry: &Entry, archive: &mut Archive<'_>) -> Result<(), UnpackError> {
@@ -161,37 +184,51 @@ impl<'a> Applier<'a> {
         name: &[u8],
         archive: &mut Archive<'_>,
     ) -> Result<(), UnpackError> {
-        let fail = |action, errno| failed(action, &entry.path, errno);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+        let real = dir.child(name);
+        let meta = self.meta_of(entry);
         let create = || {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
             let mode = Mode::from_raw_mode(entry.mode & 0o777);
             rustix::fs::openat(dir.as_fd(), name, flags | OFlags::CLOEXEC, mode)
         };
         let file = self.put(dir, name, create).map_err(|e| e.named("create", &entry.path))?.0;
+        self.summary.inodes += 1;
+        let bytes = entry.size.div_ceil(self.block) * self.block;
+        if self.makers.are_there() && entry.sparse.is_none() && entry.size <= SMALL {
+            let data = small_data(entry, archive)?;
+            archive.went_to(&real, 0, entry.size);
+            self.summary.bytes += bytes;
+            return self.makers.push(Job { file, meta, data });
+        }
         match &entry.sparse {
-            None => self.plain_data(entry, &file, archive)?,
+            None => {
+                self.plain_data(entry, &file, archive)?;
+                archive.went_to(&real, 0, entry.size);
+            }
             Some(map) => {
                 for (offset, length) in &map.segments {
                     self.segment(entry, &file, archive, *offset, *length)?;
+                    archive.went_to(&real, *offset, *length);
                 }
-                rustix::fs::ftruncate(&file, map.size).map_err(|e| fail("write", e))?;
+                rustix::fs::ftruncate(&file, map.size)
+                    .map_err(|e| failed("write", &entry.path, e))?;
             }
         }
-        self.summary.inodes += 1;
-        self.summary.bytes += entry.size.div_ceil(self.block) * self.block;
-        if !self.born_root || (entry.uid, entry.gid) != (0, 0) {
-            let (uid, gid) = owner(entry);
-            rustix::fs::fchown(&file, uid, gid).map_err(|e| fail("set the owner of", e))?;
+        self.summary.bytes += bytes;
+        self.summary.dropped += meta.finish(&file)?;
+        Ok(())
+    }
+
+    fn meta_of(&self, entry: &Entry) -> FileMeta {
+        let born_so = self.born_root && (entry.uid, entry.gid) == (0, 0);
+        FileMeta {
+            path: entry.path.clone(),
+            mode: entry.mode,
+            owner: (!born_so).then(|| owner(entry)),
+            chmod: entry.mode & (0o7000 | self.umask) != 0,
+            times: times(entry.mtime),
+            xattrs: entry.xattrs.clone(),
         }
-        // After the owner, which a change of would take the special bits away, and
-        // the capabilities too.
-        if entry.mode & (0o7000 | self.umask) != 0 {
-            rustix::fs::fchmod(&file, Mode::from_raw_mode(entry.mode))
-                .map_err(|e| fail("set the mode of", e))?;
-        }
-        self.summary.dropped +=
-            xattrs::set(file.as_fd(), &entry.xattrs).map_err(|e| fail("set an attribute of", e))?;
-        rustix::fs::futimens(&file, &times(entry.mtime)).map_err(|e| fail("set the time of", e))
     }
 
     fn plain_data(
@@ -200,18 +237,15 @@ impl<'a> Applier<'a> {
         file: &OwnedFd,
         archive: &mut Archive<'_>,
     ) -> Result<(), UnpackError> {
+        let mut written = 0;
         loop {
-            let mut chunk = archive.data()?;
+            let chunk = archive.data()?;
             if chunk.is_empty() {
                 return Ok(());
             }
-            while !chunk.is_empty() {
-                let written = match rustix::io::write(file, chunk) {
-                    Err(Errno::INTR) => 0,
-                    result => result.map_err(|e| failed("write", &entry.path, e))?,
-                };
-                chunk = &chunk[written..];
-            }
+            write_all(file, chunk).map_err(|e| failed("write", &entry.path, e))?;
+            written += chunk.len() as u64;
+            self.tell(written);
         }
     }
 
@@ -445,6 +479,17 @@ impl Put {
 
 fn bad(entry: &Entry, reason: &'static str) -> UnpackError {
     UnpackError::Entry { entry: entry.number, path: shown(&entry.path), reason }
+}
+
+fn small_data(entry: &Entry, archive: &mut Archive<'_>) -> Result<Vec<u8>, UnpackError> {
+    let mut data = Vec::with_capacity(usize::try_from(entry.size).unwrap_or(0));
+    loop {
+        let chunk = archive.data()?;
+        if chunk.is_empty() {
+            return Ok(data);
+        }
+        data.extend_from_slice(chunk);
+    }
 }
 
 fn owner(entry: &Entry) -> (Option<Uid>, Option<Gid>) {

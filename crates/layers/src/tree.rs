@@ -195,8 +195,27 @@ impl Level {
 /// # Errors
 /// Fails where a directory cannot be read.
 pub fn disk_usage(root: BorrowedFd<'_>) -> io::Result<DiskUsage> {
+    walk(root, &mut |_| Ok(()))
+}
+
+/// A name that a walk has found.
+pub(crate) struct Found<'a> {
+    /// The directory that has it, open.
+    pub(crate) at: BorrowedFd<'a>,
+    /// The directory's path.
+    pub(crate) dir: &'a [u8],
+    pub(crate) name: &'a [u8],
+    pub(crate) stat: &'a rustix::fs::Stat,
+}
+
+/// Adds up the tree `root` and shows every name of it, the root's own too.
+pub(crate) fn walk(
+    root: BorrowedFd<'_>,
+    each: &mut dyn FnMut(&Found<'_>) -> io::Result<()>,
+) -> io::Result<DiskUsage> {
     let stat = rustix::fs::fstat(root)?;
     let mut usage = DiskUsage { bytes: blocks(&stat), inodes: 1 };
+    each(&Found { at: root, dir: b"", name: b".", stat: &stat })?;
     let mut seen = HashSet::new();
     let mut waiting = VecDeque::from([c".".to_owned()]);
     let mut held = 1;
@@ -210,6 +229,16 @@ pub fn disk_usage(root: BorrowedFd<'_>) -> io::Result<DiskUsage> {
                     Err(Errno::NOENT) => continue,
                     Err(errno) => return Err(errno.into()),
                 };
+                let found = Found {
+                    at: dir.as_fd(),
+                    dir: path.as_bytes(),
+                    name: name.as_bytes(),
+                    stat: &stat,
+                };
+                match each(&found) {
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                    other => other?,
+                }
                 let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
                 if directory && held < MAX_WAITING {
                     let below = [path.as_bytes(), b"/", name.as_bytes()].concat();

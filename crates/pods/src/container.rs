@@ -67,7 +67,15 @@ impl PodTask {
 
     fn image_of(&self, config: &ContainerConfig) -> Result<Arc<Image>> {
         let name = &config.image.image;
-        self.inner.services.images.get(name).ok_or_else(|| Error::NoImage(name.clone()))
+        let images = &self.inner.services.images;
+        let image = images.get(name).ok_or_else(|| Error::NoImage(name.clone()))?;
+        // The kubelet asks by the id; what the pod's author wrote is beside it.
+        let asked = match config.image.user_specified_image.as_str() {
+            "" => name,
+            written => written,
+        };
+        images.check_use(&image, asked).map_err(|e| Error::ImageDenied(e.to_string()))?;
+        Ok(image)
     }
 
     fn validate(&self, config: &ContainerConfig) -> Result<()> {

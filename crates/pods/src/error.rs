@@ -17,6 +17,9 @@ pub enum Error {
     /// The image is not there.
     #[error("the image \"{0}\" is not here: pull it first")]
     NoImage(String),
+    /// The policy for images does not let this one be used.
+    #[error("SignatureValidationFailed: {0}")]
+    ImageDenied(String),
     /// The request contradicts itself, or asks for what cannot be.
     #[error("{0}")]
     Invalid(String),

@@ -2,14 +2,16 @@
 
 use std::{
     collections::HashSet,
-    fs, io,
+    fs::{self, File},
+    io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::fs::DirBuilderExt,
+        unix::fs::{DirBuilderExt, OpenOptionsExt},
     },
     sync::Arc,
 };
 
+use layers::{Meter, TreeSum};
 use rustix::{fs::Mode, io::Errno};
 use state::Durability;
 use types::DiffId;
@@ -26,7 +28,9 @@ pub struct LayerWriter {
     id: DiffId,
     name: String,
     dir: OwnedFd,
+    split: Option<File>,
     done: bool,
+    meter: Arc<Meter>,
     _pin: LayerPin,
 }
 
@@ -81,7 +85,9 @@ impl Snapshots {
             id,
             name,
             dir,
+            split: None,
             done: false,
+            meter: self.inner.new_meter(),
             _pin: self.pin(&[id]),
         };
         // The process's umask may be strict.
@@ -128,6 +134,7 @@ impl Snapshots {
                 }
             }
         }
+        self.inner.sweep_old()?;
         Ok(report)
     }
 
@@ -149,6 +156,7 @@ impl Snapshots {
                 .seals
                 .remove(&name)
                 .map_err(SnapshotError::Record)
+                .and_then(|()| self.inner.discard("splits", &name))
                 .and_then(|()| self.inner.hide("layers", &name));
             (id, seal, hidden)
         })
@@ -165,51 +173,101 @@ impl LayerWriter {
         self.dir.as_fd()
     }
 
+    /// Returns what is told how far the layer is: what is written counts as used.
+    pub fn meter(&self) -> Arc<Meter> {
+        self.meter.clone()
+    }
+
+    /// Opens a file for what the layer's stream has beside the tree; it is kept with the
+    /// layer, unless [`LayerWriter::without_split`] is called.
+    ///
+    /// # Errors
+    /// Fails where the file cannot be made.
+    pub fn split(&mut self) -> Result<File, SnapshotError> {
+        let layer = self.id;
+        let failed = |source| SnapshotError::Layer { action: "make a file for", layer, source };
+        let path = self.inner.root.join("new").join(self.split_name());
+        let mut options = File::options();
+        let file = options.read(true).write(true).create_new(true).mode(0o600).open(path);
+        let file = file.map_err(failed)?;
+        self.split = Some(file.try_clone().map_err(failed)?);
+        Ok(file)
+    }
+
+    /// Keeps no split.
+    pub fn without_split(&mut self) {
+        self.split = None;
+    }
+
+    fn split_name(&self) -> String {
+        format!("{}.split", self.name)
+    }
+
     /// Syncs the layer, seals it and makes it visible. If another writer was first,
     /// that one's layer stays and this one is removed.
     ///
     /// # Errors
     /// Fails where a step fails; nothing of the layer is left then.
-    pub fn commit(mut self, usage: Usage) -> Result<(), SnapshotError> {
+    pub fn commit(mut self) -> Result<(), SnapshotError> {
         let layer = self.id;
         let failed =
             |action| move |source: io::Error| SnapshotError::Layer { action, layer, source };
+        // What the next look at the tree must find.
+        let TreeSum { usage, sum } = layers::tree_sum(self.dir()).map_err(failed("look at"))?;
+        let split_bytes = self.split_bytes().map_err(failed("look at"))?;
         // All files of the layer are on disk before anything names it.
         rustix::fs::syncfs(&self.dir).map_err(|e| failed("sync")(e.into()))?;
         let opaque = is_opaque(&self.dir).map_err(|e| failed("look at")(e.into()))?;
-        let seal = Seal { usage, opaque };
+        let usage = Usage {
+            bytes: usage.bytes.saturating_add(split_bytes.unwrap_or(0)),
+            inodes: usage.inodes + u64::from(split_bytes.is_some()),
+        };
+        let seal =
+            Seal { usage, opaque, sum: Some(format!("{sum:032x}")), split: split_bytes.is_some() };
         let inner = self.inner.clone();
         let mut known = inner.known();
         if known.layers.contains_key(&self.id) {
             return Ok(());
         }
+        let hex = self.id.0.hex();
+        // An unsealed one is what a crash, a failed collection or a damage left.
+        inner.put_aside(&known, &self.id)?;
+        if split_bytes.is_some() {
+            let from = inner.root.join("new").join(self.split_name());
+            fs::rename(from, inner.split_path(&self.id)).map_err(failed("place"))?;
+        }
         let place = inner.layer_dir(&self.id);
-        // An unsealed one is what a crash or a failed collection left.
-        inner.discard("layers", &self.id.0.hex())?;
         fs::rename(inner.root.join("new").join(&self.name), &place).map_err(failed("place"))?;
         self.done = true;
-        let sealed = inner
-            .open_dir("layers")
-            .and_then(|parent| {
+        let sync = |dir: &str| {
+            inner.open_dir(dir).and_then(|parent| {
                 rustix::fs::fsync(parent).map_err(|e| failed("sync the place of")(e.into()))
             })
+        };
+        let sealed = sync("layers")
+            .and_then(|()| if seal.split { sync("splits") } else { Ok(()) })
             .and_then(|()| {
-                inner
-                    .seals
-                    .put(&self.id.0.hex(), &seal, Durability::PowerCut)
-                    .map_err(SnapshotError::Record)
+                inner.seals.put(&hex, &seal, Durability::PowerCut).map_err(SnapshotError::Record)
             });
         if let Err(error) = sealed {
-            inner.discard("layers", &self.id.0.hex())?;
+            inner.discard("layers", &hex)?;
+            inner.discard("splits", &hex)?;
             return Err(error);
         }
         known.layers.insert(self.id, seal);
         Ok(())
     }
+
+    fn split_bytes(&self) -> io::Result<Option<u64>> {
+        use std::os::unix::fs::MetadataExt as _;
+        self.split.as_ref().map(|file| Ok(file.metadata()?.blocks() * 512)).transpose()
+    }
 }
 
 impl Drop for LayerWriter {
     fn drop(&mut self) {
+        // What is not kept of it lies there still.
+        let _gone = fs::remove_file(self.inner.root.join("new").join(self.split_name()));
         if !self.done
             && let Err(error) = self.inner.delete("new", &self.name)
         {

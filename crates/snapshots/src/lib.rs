@@ -4,9 +4,11 @@
 //! ```text
 //! <root>/layers/<hex>/        a layer, by diff ID; it counts only with its seal
 //! <root>/seals/<hex>          written, synced, after the layer's files are synced
+//! <root>/splits/<hex>         with the layer it makes the layer's tar stream again
 //! <root>/active/<id>/fs work  a container's own files
 //! <root>/actives/<id>         which layers they lie on
 //! <root>/held/<id>            layers that a container uses beside those
+//! <root>/old/                 damaged layers below containers that still run
 //! <root>/new/ trash/          being written, being deleted: emptied at open
 //! <root>/empty/               the lower directory of an image without layers
 //! ```
@@ -21,6 +23,7 @@ mod active;
 mod error;
 mod layer;
 mod store;
+mod verify;
 mod view;
 
 use std::path::PathBuf;
@@ -30,6 +33,7 @@ use types::DiffId;
 pub use error::SnapshotError;
 pub use layer::{LayerPin, LayerWriter};
 pub use store::Snapshots;
+pub use verify::LayerState;
 
 /// What a layer or a container's own files take of the disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -10,11 +10,12 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
 
+use layers::Meter;
 use rustix::fs::{Mode, OFlags};
 use state::Store;
 use types::{ContainerId, DiffId, Digest};
@@ -23,6 +24,9 @@ use crate::{Filesystem, SnapshotError, Usage};
 
 /// The version of the records on disk.
 const RECORD_VERSION: u32 = 1;
+
+/// What a record takes of the disk, on file systems as they usually are.
+const RECORD_BYTES: u64 = 4096;
 
 /// The store. Cheap to clone; every call blocks, so it belongs on a blocking thread.
 #[derive(Debug, Clone)]
@@ -37,14 +41,22 @@ pub(crate) struct Inner {
     pub(crate) actives: Store,
     pub(crate) held: Store,
     known: Mutex<Known>,
+    /// Of the layers that are being written.
+    meters: Mutex<Vec<Weak<Meter>>>,
     next: AtomicU64,
 }
 
 /// What is recorded with a layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Seal {
     #[serde(flatten)]
     pub(crate) usage: Usage,
+    /// The tree's sum, in hexadecimal; layers of the first version have none.
+    #[serde(default)]
+    pub(crate) sum: Option<String>,
+    /// Whether there is a split, to make the layer's stream again.
+    #[serde(default)]
+    pub(crate) split: bool,
     /// Whether the layer hides all below it: its root directory is opaque, which
     /// overlayfs heeds in every directory but the root.
     #[serde(default)]
@@ -62,6 +74,13 @@ pub(crate) struct Known {
     pub(crate) pins: HashMap<DiffId, usize>,
 }
 
+impl Known {
+    fn is_below_a_container(&self, id: &DiffId) -> bool {
+        let own = self.actives.values().flatten();
+        own.chain(self.held.values()).any(|layers| layers.contains(id))
+    }
+}
+
 impl Snapshots {
     /// Opens the store below `root`, makes it where it is missing (mode 0700), and
     /// removes what an earlier process left half done.
@@ -69,7 +88,7 @@ impl Snapshots {
     /// # Errors
     /// Fails where the directories cannot be made or read.
     pub fn open(root: &Path) -> Result<Self, SnapshotError> {
-        for dir in ["layers", "active", "new", "trash", "empty"] {
+        for dir in ["layers", "splits", "active", "new", "trash", "old", "empty"] {
             let path = root.join(dir);
             fs::DirBuilder::new()
                 .recursive(true)
@@ -86,6 +105,7 @@ impl Snapshots {
             actives: records("actives", "active")?,
             held: records("held", "held")?,
             known: Mutex::default(),
+            meters: Mutex::default(),
             next: AtomicU64::new(0),
         };
         inner.load()?;
@@ -97,10 +117,22 @@ impl Snapshots {
         &self.inner.root
     }
 
-    /// Returns what all layers together take of the disk, as recorded with them.
+    /// Returns what all layers together take of the disk, as recorded with them, and as
+    /// far as they are written.
     pub fn total_usage(&self) -> Usage {
-        let known = self.inner.known();
-        known.layers.values().fold(Usage::default(), |sum, seal| sum.plus(seal.usage))
+        let sealed = {
+            let known = self.inner.known();
+            // Each seal is a file too.
+            let records = known.layers.len() as u64;
+            let own = Usage { bytes: records * RECORD_BYTES, inodes: records };
+            known.layers.values().fold(own, |sum, seal| sum.plus(seal.usage))
+        };
+        let mut meters = self.inner.meters.lock().unwrap_or_else(PoisonError::into_inner);
+        meters.retain(|meter| meter.strong_count() > 0);
+        meters.iter().filter_map(Weak::upgrade).fold(sealed, |sum, meter| {
+            let layers::DiskUsage { bytes, inodes } = meter.usage();
+            sum.plus(Usage { bytes, inodes })
+        })
     }
 
     /// Returns the figures of the store's file system.
@@ -136,6 +168,47 @@ impl Inner {
         self.root.join("active").join(id.as_str())
     }
 
+    pub(crate) fn split_path(&self, id: &DiffId) -> PathBuf {
+        self.root.join("splits").join(id.0.hex())
+    }
+
+    pub(crate) fn new_meter(&self) -> Arc<Meter> {
+        let meter = Arc::<Meter>::default();
+        let mut meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
+        meters.retain(|meter| meter.strong_count() > 0);
+        meters.push(Arc::downgrade(&meter));
+        meter
+    }
+
+    /// Clears the place of a layer that does not count. What containers still use of it
+    /// stays until they are gone: it is below their mounts.
+    pub(crate) fn put_aside(&self, known: &Known, id: &DiffId) -> Result<(), SnapshotError> {
+        let hex = id.0.hex();
+        self.discard("splits", &hex)?;
+        if !known.is_below_a_container(id) {
+            return self.discard("layers", &hex);
+        }
+        let old = format!("{hex}-{}", self.fresh_name());
+        match fs::rename(self.layer_dir(id), self.root.join("old").join(old)) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(SnapshotError::Layer { action: "put aside", layer: *id, source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Deletes what was put aside and is below no container any more.
+    pub(crate) fn sweep_old(&self) -> Result<(), SnapshotError> {
+        for name in self.names("old")? {
+            let hex = name.split('-').next().unwrap_or_default();
+            let id = format!("sha256:{hex}").parse().map(DiffId);
+            if !id.is_ok_and(|id| self.known().is_below_a_container(&id)) {
+                self.delete("old", &name)?;
+            }
+        }
+        Ok(())
+    }
+
     /// A name that no other file of a temporary directory has.
     pub(crate) fn fresh_name(&self) -> String {
         format!("{}-{}", std::process::id(), self.next.fetch_add(1, Ordering::Relaxed))
@@ -169,19 +242,25 @@ impl Inner {
             }
         }
         let is_known = |dir: &str, name: &str| match dir {
-            "layers" => format!("sha256:{name}")
+            "layers" | "splits" => format!("sha256:{name}")
                 .parse()
                 .is_ok_and(|d| known.layers.contains_key(&DiffId(d))),
             _ => name.parse().is_ok_and(|id| known.actives.contains_key(&id)),
         };
-        for dir in ["layers", "active"] {
+        for dir in ["layers", "splits", "active"] {
             for name in self.names(dir)? {
-                if !is_known(dir, &name) {
-                    self.discard(dir, &name)?;
+                if is_known(dir, &name) {
+                    continue;
+                }
+                match format!("sha256:{name}").parse().map(DiffId) {
+                    // Damaged, and below a container that runs on.
+                    Ok(id) if dir == "layers" => self.put_aside(&known, &id)?,
+                    _ => self.discard(dir, &name)?,
                 }
             }
         }
         drop(known);
+        self.sweep_old()?;
         self.empty("trash")
     }
 

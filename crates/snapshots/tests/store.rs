@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-use snapshots::{SnapshotError, Snapshots, Usage};
+use snapshots::{LayerState, SnapshotError, Snapshots, Usage};
 use types::{ContainerId, DiffId, Digest, IdMapping, UserNamespace};
 
 fn id(n: u8) -> DiffId {
@@ -19,7 +19,7 @@ fn put(store: &Snapshots, n: u8, fill: impl FnOnce(&Path)) {
     let writer = store.begin_layer(id(n)).unwrap();
     let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&writer.dir()));
     fill(Path::new(&path));
-    writer.commit(Usage { bytes: 4096, inodes: 1 }).unwrap();
+    writer.commit().unwrap();
 }
 
 fn files_below(dir: &Path) -> usize {
@@ -38,11 +38,11 @@ fn a_layer_is_there_whole_or_not_at_all() {
     // The second of two writers finds it there.
     put(&store, 1, |root| fs::write(root.join("b"), "b").unwrap());
     assert!(store.has_layer(&id(1)));
-    assert_eq!(store.layer_usage(&id(1)), Some(Usage { bytes: 4096, inodes: 1 }));
+    assert_eq!(store.layer_usage(&id(1)), Some(Usage { bytes: 8192, inodes: 2 }));
     assert_eq!(files_below(&dir.path().join("new")), 0);
     let again = Snapshots::open(dir.path()).unwrap();
     assert_eq!(again.layers(), [id(1)]);
-    assert_eq!(again.total_usage().bytes, 4096);
+    assert_eq!(again.total_usage().bytes, 8192 + 4096, "with its seal");
 }
 
 /// What a crash can leave: files without a seal, a seal without files, things half written.
@@ -240,4 +240,38 @@ fn collecting_and_writing_at_once_never_lose_a_sealed_layer() {
             assert_eq!(store.collect(&HashSet::new()).unwrap().failed, 0);
         }
     });
+}
+
+#[test]
+fn a_changed_layer_is_found_forgotten_and_healed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Snapshots::open(dir.path()).unwrap();
+    let fill = |root: &Path| fs::write(root.join("a"), "whole").unwrap();
+    put(&store, 1, fill);
+    let place = dir.path().join("layers").join(id(1).0.hex());
+    assert_eq!(store.look_at_layer(&id(1)).unwrap(), LayerState::Whole);
+    assert_eq!(store.look_at_layer(&id(2)).unwrap(), LayerState::Missing);
+    let store = Snapshots::open(dir.path()).unwrap();
+    assert_eq!(store.look_at_layer(&id(1)).unwrap(), LayerState::Whole, "after a restart too");
+
+    // What a container runs on stays where it is mounted, and goes with the container.
+    let container = ContainerId::random();
+    store.prepare(&container, &[id(1)]).unwrap();
+    fs::write(place.join("a"), "").unwrap();
+    assert!(matches!(store.look_at_layer(&id(1)).unwrap(), LayerState::Damaged(_)));
+    let mounted = fs::File::open(&place).unwrap();
+    store.forget_layer(&id(1)).unwrap();
+    assert!(!store.has_layer(&id(1)));
+    put(&store, 1, fill);
+    assert_eq!(store.look_at_layer(&id(1)).unwrap(), LayerState::Whole);
+    assert_eq!(fs::read_to_string(place.join("a")).unwrap(), "whole");
+    let old = format!("/proc/self/fd/{}/a", std::os::fd::AsRawFd::as_raw_fd(&mounted));
+    assert!(fs::exists(&old).unwrap());
+    let store = Snapshots::open(dir.path()).unwrap();
+    assert!(fs::exists(&old).unwrap(), "a restart does not take it away");
+    store.remove(&container).unwrap();
+    store.collect(&HashSet::from([id(1)])).unwrap();
+    assert_eq!(files_below(&dir.path().join("old")), 0);
+    fs::remove_dir_all(&place).unwrap();
+    assert!(matches!(store.look_at_layer(&id(1)).unwrap(), LayerState::Damaged(_)));
 }

@@ -193,6 +193,33 @@ impl Store {
         .map_err(|source| StoreError::Remove { path, source })
     }
 
+    /// Reads one record; `None` where there is none.
+    ///
+    /// # Errors
+    /// Says why it cannot be used.
+    pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Damaged> {
+        let Ok(path) = self.path(name) else { return Ok(None) };
+        match self.load(&path) {
+            Err(Damaged::Read(e)) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// Returns the names of all records, without reading them.
+    ///
+    /// # Errors
+    /// Fails where the directory cannot be read.
+    pub fn names(&self) -> Result<Vec<String>, StoreError> {
+        let failed = |source| StoreError::Open { path: self.dir.clone(), source };
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.dir).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            names.extend(name.into_string().ok().filter(|name| is_name(name)));
+        }
+        names.sort();
+        Ok(names)
+    }
+
     /// Reads all records; those that cannot be used are among them, with the reason.
     ///
     /// # Errors
@@ -289,8 +316,11 @@ mod tests {
         assert_eq!(all.len(), 1);
         assert_eq!(all[0].value.as_ref().unwrap(), &vec![3]);
         assert!(all[0].modified_ns > 0);
+        assert_eq!(s.get::<Vec<u8>>("a").unwrap(), Some(vec![3]));
+        assert_eq!(s.names().unwrap(), ["a"]);
         s.remove("a").unwrap();
         s.remove("a").unwrap();
+        assert_eq!(s.get::<Vec<u8>>("a").unwrap(), None);
         assert!(s.load_all::<Vec<u8>>().unwrap().is_empty());
     }
 

@@ -143,6 +143,18 @@ impl Daemon {
         if two { self.directory.join("images.sock") } else { self.socket() }
     }
 
+    /// Which images may be used: all, as long as there is no such file.
+    #[must_use]
+    pub fn policy(&self) -> PathBuf {
+        self.directory.join("policy.json")
+    }
+
+    /// The program.
+    #[must_use]
+    pub fn program(&self) -> &Path {
+        &self.options.program
+    }
+
     /// What outlives a reboot.
     #[must_use]
     pub fn root(&self) -> PathBuf {
@@ -170,7 +182,13 @@ impl Daemon {
         scope.directories = vec![self.root(), self.state()];
         scope.directories.extend(["plugins", "pods", "run"].map(|name| ground.path().join(name)));
         let root = self.root();
-        for kept in ["images/records/", "snapshots/layers/", "snapshots/seals/"] {
+        for kept in [
+            "images/records/",
+            "images/documents/",
+            "snapshots/layers/",
+            "snapshots/seals/",
+            "snapshots/splits/",
+        ] {
             scope.standing.push(format!("file {}/{kept}", root.display()));
         }
         // The group of the monitors is made with the first pod and shared by all.
@@ -214,10 +232,13 @@ fn configuration(ground: &Ground, directory: &Path, options: &DaemonOptions) -> 
     bin_dirs.splice(..0, options.plugin_dir.clone());
     let bin_dirs: Vec<String> = bin_dirs.iter().map(|dir| quoted(dir)).collect();
     format!(
-        "[log]\nlevel = \"debug\"\n\n[images]\ncerts_dirs = [{}]\n\n\
+        "[log]\nlevel = \"debug\"\n\n[images]\ncerts_dirs = [{}]\npolicy = {}\n\
+         registries_conf = {}\n\n\
          [network]\nconf_dir = {conf_dir:?}\nbin_dirs = [{}]\n\
          netns_dir = {}\nbridge = {:?}\nsubnet = {:?}\n{}\n\n[cgroups]\nparent = {:?}\n{}",
         quoted(&options.certs_dir),
+        quoted(&directory.join("policy.json")),
+        quoted(&directory.join("registries.conf")),
         bin_dirs.join(", "),
         quoted(&ground.path().join("run/netns")),
         ground.bridge(),

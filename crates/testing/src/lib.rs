@@ -12,6 +12,7 @@ pub mod audit;
 pub mod cgroup;
 mod containerd;
 mod daemon;
+pub mod fuzz;
 mod ground;
 pub mod image;
 mod liar;

@@ -21,6 +21,9 @@ use types::Profile;
 
 /// The daemon's parts.
 pub(crate) struct Daemon {
+    /// Whether this is the first daemon since the machine started.
+    pub(crate) is_new_boot: bool,
+    pub(crate) images: Arc<Images>,
     pub(crate) pods: Pods,
     pub(crate) network: Arc<Network>,
     pub(crate) server: Server,
@@ -30,6 +33,7 @@ impl Daemon {
     /// Opens everything that the settings name. Nothing of a pod is touched yet.
     pub(crate) async fn open(settings: &Config, gate: Gate) -> anyhow::Result<Self> {
         let boot_id = state::boot_id()?;
+        let is_new_boot = mark_boot(&settings.root, &boot_id)?;
         if state::prepare_state_dir(&settings.state, "pods", &boot_id)? {
             info!("the machine was restarted: live state of the last boot is thrown away");
         }
@@ -68,16 +72,50 @@ impl Daemon {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             config: verbose_config(settings)?,
         };
-        let server = Server::new(pods.clone(), images, network.clone(), gate, info);
-        Ok(Self { pods, network, server })
+        let server = Server::new(pods.clone(), images.clone(), network.clone(), gate, info);
+        Ok(Self { is_new_boot, images, pods, network, server })
     }
 }
 
+/// Remembers below the root, which outlives the machine's restart, for which boot it was
+/// opened. Returns whether that is another one than last time: then what lies there may
+/// have met a power cut.
+fn mark_boot(root: &Path, boot_id: &str) -> anyhow::Result<bool> {
+    let mark = root.join("boot-id");
+    let before = std::fs::read_to_string(&mark).unwrap_or_default();
+    if before.trim() == boot_id {
+        return Ok(false);
+    }
+    std::fs::create_dir_all(root).context("failed to make the root directory")?;
+    if let Err(error) = std::fs::write(&mark, boot_id) {
+        // A full disk costs another look at the next start, and not the start.
+        tracing::warn!(%error, "the boot was not marked");
+    }
+    Ok(true)
+}
+
 fn image_options(settings: &Config) -> ImagesOptions {
+    let images = &settings.images;
     ImagesOptions {
-        certs_dirs: settings.images.certs_dirs.clone(),
-        max_parallel_layers: settings.images.max_parallel_layers,
-        pinned: settings.images.pinned.clone(),
+        certs_dirs: images.certs_dirs.clone(),
+        registries_conf: images.registries_conf.clone(),
+        policy: images.policy.clone(),
+        max_parallel_layers: images.max_parallel_layers,
+        abandoned_timeout: Duration::from_secs(images.abandoned_pull_timeout_s),
+        keep_blobs: images.keep_blobs,
+        resume_min_bytes: images.resume_min_bytes,
+        content_dirs: images.content_dirs.clone(),
+        reserve_bytes: images.reserve_bytes,
+        pinned: images.pinned.clone(),
+        network: images::NetworkOptions {
+            dial_timeout: Duration::from_secs(images.dial_timeout_s),
+            mirror_dial_timeout: Duration::from_secs(images.mirror_dial_timeout_s),
+            progress_timeout: Duration::from_secs(images.progress_timeout_s),
+            max_downloads: images.max_parallel_downloads,
+            max_downloads_per_registry: images.max_parallel_per_registry,
+            range_min_bytes: images.range_min_bytes,
+            ..images::NetworkOptions::default()
+        },
         ..ImagesOptions::new(settings.root.join("images"))
     }
 }

@@ -7,7 +7,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use cri_proto::corten_v1::image_admin_server::{ImageAdmin, ImageAdminServer};
-use cri_proto::corten_v1::{LoadRequest, LoadResponse};
+use cri_proto::corten_v1::{
+    CheckRequest, CheckResponse, LoadRequest, LoadResponse, SaveRequest, SaveResponse,
+};
 use cri_proto::v1::image_service_server::{ImageService, ImageServiceServer};
 use cri_proto::v1::runtime_service_server::{RuntimeService, RuntimeServiceServer};
 use cri_proto::v1::*;
@@ -143,6 +145,25 @@ impl ImageAdmin for Fake {
         }
         let text = String::from_utf8(data).map_err(|_| Status::invalid_argument("not text"))?;
         Ok(Response::new(LoadResponse { images: vec![text] }))
+    }
+
+    type SaveStream = BoxStream<SaveResponse>;
+
+    async fn save(
+        &self,
+        request: Request<SaveRequest>,
+    ) -> Result<Response<Self::SaveStream>, Status> {
+        let pieces = request.into_inner().images.into_iter();
+        let pieces = pieces.map(|name| Ok(SaveResponse { data: name.into_bytes() }));
+        Ok(Response::new(Box::pin(tokio_stream::iter(pieces))))
+    }
+
+    async fn check(
+        &self,
+        request: Request<CheckRequest>,
+    ) -> Result<Response<CheckResponse>, Status> {
+        let layers_read = u64::from(request.into_inner().read);
+        Ok(Response::new(CheckResponse { layers_read, ..CheckResponse::default() }))
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     sync::{Arc, Mutex},
     thread,
+    time::Duration,
 };
 
 use super::made::Made;
@@ -36,6 +37,8 @@ pub struct Reply {
     pub body: Vec<u8>,
     /// After how many bytes of the body the connection is closed.
     pub cut: Option<usize>,
+    /// How long each byte takes.
+    pub drip: Option<Duration>,
 }
 
 impl Reply {
@@ -44,7 +47,7 @@ impl Reply {
     }
 
     pub fn status(status: u16) -> Self {
-        Self { status, headers: Vec::new(), body: Vec::new(), cut: None }
+        Self { status, headers: Vec::new(), body: Vec::new(), cut: None, drip: None }
     }
 
     pub fn with(mut self, name: &str, value: &str) -> Self {
@@ -54,6 +57,11 @@ impl Reply {
 
     pub fn body(mut self, body: &[u8]) -> Self {
         self.body = body.to_vec();
+        self
+    }
+
+    pub fn drip(mut self, each: Duration) -> Self {
+        self.drip = Some(each);
         self
     }
 
@@ -76,6 +84,27 @@ struct Inner {
 pub struct Fake {
     pub address: SocketAddr,
     inner: Arc<Inner>,
+}
+
+/// The most requests that were answered at a time.
+#[derive(Clone, Default)]
+pub struct AtATime(Arc<Mutex<(usize, usize)>>);
+
+impl AtATime {
+    /// Takes a while, and counts those that do.
+    pub fn pass(&self, time: Duration) {
+        {
+            let mut count = self.0.lock().unwrap();
+            count.0 += 1;
+            count.1 = count.1.max(count.0);
+        }
+        thread::sleep(time);
+        self.0.lock().unwrap().0 -= 1;
+    }
+
+    pub fn most(&self) -> usize {
+        self.0.lock().unwrap().1
+    }
 }
 
 impl Fake {
@@ -140,7 +169,9 @@ fn serve(stream: TcpStream, inner: &Inner) {
         let first = inner.first.lock().unwrap().clone();
         let reply = first.and_then(|handler| handler(&asked));
         let reply = reply.or_else(|| {
-            let known = inner.blobs.lock().unwrap().get(&asked.path).cloned()?;
+            // To a proxy the whole URL is said.
+            let path = asked.path.find("/v2/").map_or("", |at| &asked.path[at..]);
+            let known = inner.blobs.lock().unwrap().get(path).cloned()?;
             Some(ranged(known, asked.header("range")))
         });
         let reply = reply.unwrap_or_else(|| {
@@ -153,11 +184,18 @@ fn serve(stream: TcpStream, inner: &Inner) {
     }
 }
 
-fn ranged(mut reply: Reply, range: Option<&str>) -> Reply {
-    let start = range.and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
-    if let Some(start) = start.filter(|start: &usize| *start < reply.body.len()) {
+/// Answers `bytes=N-` and `bytes=N-M`.
+pub fn ranged(mut reply: Reply, range: Option<&str>) -> Reply {
+    let range = range.and_then(|r| r.strip_prefix("bytes=")?.split_once('-'));
+    let Some((start, end)) = range else { return reply };
+    let total = reply.body.len();
+    let Ok(start) = start.parse::<usize>() else { return reply };
+    let end = end.parse::<usize>().map_or(total, |last| (last + 1).min(total));
+    if start < end {
         reply.status = 206;
-        reply.body.drain(..start);
+        reply.body = reply.body[start..end].to_vec();
+        let content = format!("bytes {start}-{}/{total}", end - 1);
+        reply.headers.push(("Content-Range".into(), content));
     }
     reply
 }
@@ -191,6 +229,13 @@ fn write(mut stream: &TcpStream, reply: &Reply) -> Option<()> {
     head.push_str("\r\n");
     stream.write_all(head.as_bytes()).ok()?;
     let end = reply.cut.unwrap_or(reply.body.len());
+    if let Some(each) = reply.drip {
+        for byte in &reply.body {
+            stream.write_all(&[*byte]).ok()?;
+            thread::sleep(each);
+        }
+        return Some(());
+    }
     stream.write_all(&reply.body[..end.min(reply.body.len())]).ok()?;
     if reply.cut.is_some() {
         let _ = stream.shutdown(std::net::Shutdown::Both);

@@ -32,10 +32,24 @@ impl Bed {
 
     /// Opens the store again, as another process would.
     pub fn again(self) -> Self {
+        self.again_with(|_| {})
+    }
+
+    pub fn again_with(self, change: impl FnOnce(&mut ImagesOptions)) -> Self {
         let Self { dir, snapshots, images } = self;
         drop((images, snapshots));
-        let (snapshots, images) = open(&dir, |_| {});
+        let (snapshots, images) = open(&dir, change);
         Self { dir, snapshots, images }
+    }
+
+    /// Writes a file beside the store: `registries.conf`, `policy.json`.
+    pub fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.dir.path().join(name), text).unwrap();
+    }
+
+    /// The directory of a layer.
+    pub fn layer_dir(&self, layer: types::DiffId) -> PathBuf {
+        self.dir.path().join("snapshots/layers").join(layer.0.hex())
     }
 
     /// Writes a `hosts.toml`.
@@ -71,6 +85,9 @@ fn open(dir: &TempDir, change: impl FnOnce(&mut ImagesOptions)) -> (Snapshots, A
     let snapshots = Snapshots::open(&dir.path().join("snapshots")).unwrap();
     let mut options = ImagesOptions::new(dir.path().join("images"));
     options.certs_dirs = vec![certs_dir(dir)];
+    options.registries_conf = dir.path().join("registries.conf");
+    options.policy = dir.path().join("policy.json");
+    options.reserve_bytes = 0;
     options.platform = Platform::of("amd64", &["v1"]);
     options.network.backoff = Duration::from_millis(1);
     options.network.progress_timeout = Duration::from_secs(10);

@@ -1,6 +1,6 @@
 //! Entries, with everything that announces them.
 
-use std::io::Read;
+use std::io::{Read, Write};
 
 use super::{
     header::{BLOCK, Format, Header},
@@ -8,7 +8,7 @@ use super::{
     sparse::{MapReader, OldMap, PaxForm, SparseMap},
     stream::Stream,
 };
-use crate::{Limits, UnpackError};
+use crate::{Limits, UnpackError, split::Recorder};
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,8 +70,12 @@ struct Announced {
 }
 
 impl<'a> Archive<'a> {
-    pub(crate) fn new(reader: &'a mut dyn Read, limits: &'a Limits) -> Self {
-        let stream = Stream::new(reader, limits.max_bytes);
+    pub(crate) fn new(
+        reader: &'a mut dyn Read,
+        limits: &'a Limits,
+        split: Option<Box<dyn Write + 'a>>,
+    ) -> Self {
+        let stream = Stream::new(reader, limits.max_bytes, split.map(Recorder::new));
         Self { stream, limits, number: 0, data: 0, padding: 0, claimed: 0 }
     }
 
@@ -134,12 +138,24 @@ impl<'a> Archive<'a> {
         if wanted == 0 {
             return Ok(&[]);
         }
-        let chunk = self.stream.chunk(wanted)?;
+        let chunk = self.stream.data(wanted)?;
         if chunk.is_empty() {
             return Err(UnpackError::Truncated { what: "a file's data" });
         }
         self.data -= chunk.len() as u64;
         Ok(chunk)
+    }
+
+    /// Says where the data is that was read since the last header.
+    pub(crate) fn went_to(&mut self, path: &[u8], offset: u64, length: u64) {
+        if let Some(recorder) = &mut self.stream.recorder {
+            recorder.data(path, offset, length);
+        }
+    }
+
+    /// Ends what takes down the stream. Returns whether it is whole.
+    pub(crate) fn finish_split(&mut self) -> bool {
+        self.stream.recorder.take().is_some_and(Recorder::finish)
     }
 
     fn next_header(&mut self) -> Result<Option<Header>, UnpackError> {

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-use crate::UnpackError;
+use crate::{UnpackError, split::Recorder};
 
 /// Enough that most files of a layer are written with one call.
 const BUFFER: usize = 256 << 10;
@@ -19,22 +19,43 @@ pub(super) struct Stream<'a> {
     left: u64,
     limit: u64,
     ended: bool,
+    /// Takes down what is no file's data.
+    pub(super) recorder: Option<Recorder<'a>>,
 }
 
 impl<'a> Stream<'a> {
-    pub(super) fn new(reader: &'a mut dyn Read, limit: u64) -> Self {
+    pub(super) fn new(
+        reader: &'a mut dyn Read,
+        limit: u64,
+        recorder: Option<Recorder<'a>>,
+    ) -> Self {
         let buffer = vec![0; BUFFER].into_boxed_slice();
-        Self { reader, buffer, start: 0, end: 0, left: limit, limit, ended: false }
+        Self { reader, buffer, start: 0, end: 0, left: limit, limit, ended: false, recorder }
+    }
+
+    /// The same as [`Stream::data`], for what is no file's data.
+    fn chunk(&mut self, max: u64) -> Result<&[u8], UnpackError> {
+        let (from, taken) = self.take(max)?;
+        let chunk = &self.buffer[from..from + taken];
+        if let Some(recorder) = &mut self.recorder {
+            recorder.bytes(chunk);
+        }
+        Ok(chunk)
     }
 
     /// Takes up to `max` bytes out of the buffer. None are left where it is empty.
-    pub(super) fn chunk(&mut self, max: u64) -> Result<&[u8], UnpackError> {
+    pub(super) fn data(&mut self, max: u64) -> Result<&[u8], UnpackError> {
+        let (from, taken) = self.take(max)?;
+        Ok(&self.buffer[from..from + taken])
+    }
+
+    fn take(&mut self, max: u64) -> Result<(usize, usize), UnpackError> {
         self.fill()?;
         let buffered = self.end - self.start;
         let taken = usize::try_from(max).unwrap_or(usize::MAX).min(buffered);
         let from = self.start;
         self.start += taken;
-        Ok(&self.buffer[from..from + taken])
+        Ok((from, taken))
     }
 
     /// Fills `out`. `false` where the stream ended before its first byte.

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use layers::{Limits, Summary, UnpackError, unpack};
+use layers::{Limits, Summary, UnpackError};
 
 /// A header to be.
 #[derive(Clone)]
@@ -174,10 +174,15 @@ impl Place {
 
     pub fn unpack_with(&self, tar: &[u8], limits: &Limits) -> Result<Summary, UnpackError> {
         let root = fs::File::open(self.root()).unwrap();
-        let result = unpack(&mut &tar[..], root.as_fd(), limits);
+        let extras = layers::Extras { makers: 2, ..layers::Extras::default() };
+        let result = layers::unpack_with(&mut &tar[..], root.as_fd(), limits, extras);
+        self.assert_untouched();
+        result
+    }
+
+    pub fn assert_untouched(&self) {
         assert_eq!(look(&self.canary()), self.before, "the canary has changed");
         assert_eq!(fs::read_dir(self.dir.path()).unwrap().count(), 2, "something is beside");
-        result
     }
 
     pub fn unpack(&self, tar: &[u8]) -> Result<Summary, UnpackError> {

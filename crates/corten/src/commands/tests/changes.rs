@@ -239,3 +239,38 @@ async fn resources_are_changed() {
     assert_eq!(served.run(&["update", "a"]).await.error(), "nothing is to be changed");
     assert!(served.calls().is_empty());
 }
+
+#[tokio::test]
+async fn images_are_saved_whole_or_not_at_all() {
+    let served = Served::start();
+    assert_eq!(
+        served.run(&["image", "save", "-o", "/nonexistent/x", "a"]).await.error().lines().count(),
+        1
+    );
+    let path = served.dir.path().join("saved");
+    let text = path.to_str().expect("text");
+    served.run(&["image", "save", "--output", text, "first ", "second"]).await.clean();
+    assert_eq!(std::fs::read_to_string(&path).expect("saved"), "first second");
+    let error = served.run(&["image", "save", "-o", text, "other", "none"]).await.error();
+    assert!(error.contains("image none not found"), "{error}");
+    assert_eq!(std::fs::read_to_string(&path).expect("saved"), "first second");
+    assert_eq!(std::fs::read_dir(served.dir.path()).expect("a directory").count(), 2);
+}
+
+#[tokio::test]
+async fn damage_is_told_and_gives_the_exit_code_of_fsck() {
+    let served = Served::start();
+    let text = served.run(&["fsck"]).await.clean();
+    assert_eq!(text, "3 images and 5 layers looked at: 0 damaged\n");
+    for (arguments, action, code) in [
+        (&["fsck", "--read"][..], "repair removes it", 4),
+        (&["fsck", "--read", "--repair"], "removed", 1),
+    ] {
+        let ran = served.run(arguments).await;
+        let line = format!("layer sha256:1: its files are others ({action})\n");
+        assert!(ran.out.starts_with(&line), "{}", ran.out);
+        assert!(ran.out.ends_with("5 layers and 0 blobs read: 1 damaged\n"), "{}", ran.out);
+        let error = ran.result.expect_err("damage");
+        assert_eq!(error.downcast_ref::<Exit>().map(|exit| exit.0), Some(code));
+    }
+}

@@ -231,3 +231,17 @@ image               /var/lib/fake       12.3MB              99
 ",
     );
 }
+
+#[tokio::test]
+async fn images_are_shown_as_trees() {
+    let served = Served::start();
+    let text = served.run(&["image", "tree", IMAGE_1]).await.clean();
+    assert!(text.contains("├── aaaaaaaaaaaaa") && text.contains("└── bbbbbbbbbbbbb"), "{text}");
+    assert!(text.contains("in 3 images"), "{text}");
+    let error = served.run(&["image", "tree", "no-such"]).await.error();
+    assert_eq!(error, "no such image: no-such");
+    let list = served.run(&["images"]).await.clean();
+    assert_eq!(served.run(&["image", "list"]).await.clean(), list);
+    let one = served.run(&["inspecti", IMAGE_1]).await.clean();
+    assert_eq!(served.run(&["image", "inspect", IMAGE_1]).await.clean(), one);
+}

@@ -12,7 +12,7 @@ mod schema;
 pub use load::{ConfigError, load, load_text};
 pub use schema::{
     CgroupDriver, Cgroups, Config, Containers, Handler, Images, Log, LogFormat, Monitor, Network,
-    Server,
+    OrphanedExecs, Server, Streaming,
 };
 
 /// Where the settings are read from unless the command line says otherwise.

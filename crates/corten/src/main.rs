@@ -8,6 +8,7 @@ mod commands;
 mod duration;
 mod human;
 mod input;
+mod interactive;
 mod json;
 mod logs;
 mod many;
@@ -18,6 +19,7 @@ mod serve;
 mod session;
 mod settings;
 mod table;
+mod terminal;
 
 #[cfg(test)]
 mod fake;

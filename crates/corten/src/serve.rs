@@ -24,6 +24,9 @@ use tracing::{error, info, warn};
 
 use self::wire::Daemon;
 
+/// How long what is being done with pods may take before a successor is let in.
+const RETIRE_PATIENCE: Duration = Duration::from_secs(5);
+
 /// How many calls one connection may have in flight: the kubelet has one connection a service.
 const MAX_CALLS_A_CONNECTION: u32 = 4096;
 
@@ -64,11 +67,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         .thread_name("corten")
         .build()
         .context("failed to start the async runtime")?;
-    let result = runtime.block_on(serve(settings));
+    let result = runtime.block_on(serve(settings, lock));
     // What still runs belongs to calls that the drain has given up on.
     runtime.shutdown_timeout(Duration::from_secs(1));
-    drop(lock);
-    result
+    result.map(drop)
 }
 
 fn settings(args: Args) -> anyhow::Result<config::Config> {
@@ -89,7 +91,9 @@ fn settings(args: Args) -> anyhow::Result<config::Config> {
     Ok(settings)
 }
 
-async fn serve(settings: config::Config) -> anyhow::Result<()> {
+/// Serves until told to stop. Gives the root's lock back to be held until nothing runs any more,
+/// unless a successor was let in.
+async fn serve(settings: config::Config, lock: RootLock) -> anyhow::Result<Option<RootLock>> {
     let mut endpoint = Endpoint::parse(&settings.server.listen)?;
     let mut image_endpoint = match settings.server.image_listen.as_str() {
         "" => None,
@@ -117,7 +121,8 @@ async fn serve(settings: config::Config) -> anyhow::Result<()> {
     }
     let listener = endpoint.listen()?;
     info!(socket = %endpoint.path().display(), version = env!("CARGO_PKG_VERSION"), "serving RuntimeService");
-    servers.spawn(answer(listener, routes, stopped));
+    servers.spawn(answer(listener, routes, stopped.clone()));
+    let streaming = tokio::spawn(daemon.streaming.serve(daemon.pods.clone(), stopped));
 
     let recovered = daemon.pods.recover().await.context("failed to read the records of pods")?;
     info!(
@@ -140,8 +145,22 @@ async fn serve(settings: config::Config) -> anyhow::Result<()> {
     }
     notify::tell("STOPPING=1");
     stop.send_replace(true);
-    drain(servers, Duration::from_secs(settings.server.drain_timeout_s)).await;
-    Ok(())
+    let answered = drain(servers, Duration::from_secs(settings.server.drain_timeout_s)).await;
+    let sessions = streaming.await.context("the streaming server died")?;
+    let patience = Duration::from_secs(settings.streaming.drain_timeout_s);
+    if sessions.count() == 0 || patience.is_zero() || !answered {
+        return Ok(Some(lock));
+    }
+    // From here on a successor may have the pods; this daemon has its sessions alone.
+    if !daemon.pods.retire(RETIRE_PATIENCE).await {
+        return Ok(Some(lock));
+    }
+    drop((endpoint, image_endpoint, lock));
+    info!(sessions = sessions.count(), "streaming sessions go on; a successor may start");
+    if tokio::time::timeout(patience, sessions.ended()).await.is_err() {
+        warn!(sessions = sessions.count(), "streaming sessions are cut off");
+    }
+    Ok(None)
 }
 
 /// Answers calls on a socket until told to stop; then those in flight.
@@ -170,8 +189,8 @@ async fn answer(
 }
 
 /// Waits for calls in flight. Work that is not done by then goes on being found on
-/// disk by the next daemon, which completes or undoes it.
-async fn drain(mut servers: JoinSet<anyhow::Result<()>>, patience: Duration) {
+/// disk by the next daemon, which completes or undoes it. Tells whether all were answered.
+async fn drain(mut servers: JoinSet<anyhow::Result<()>>, patience: Duration) -> bool {
     let all = async {
         while let Some(ended) = servers.join_next().await {
             if let Ok(Err(error)) = ended {
@@ -179,9 +198,11 @@ async fn drain(mut servers: JoinSet<anyhow::Result<()>>, patience: Duration) {
             }
         }
     };
-    if tokio::time::timeout(patience, all).await.is_err() {
+    let answered = tokio::time::timeout(patience, all).await.is_ok();
+    if !answered {
         warn!(seconds = patience.as_secs(), "calls are still in flight: stopping all the same");
     } else {
         info!("all calls are answered: stopping");
     }
+    answered
 }

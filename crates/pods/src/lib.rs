@@ -19,11 +19,13 @@ mod files;
 mod filters;
 mod handlers;
 mod index;
+mod interactive;
 mod limits;
 mod log;
 mod names;
 mod record;
 mod recover;
+mod retire;
 mod run;
 mod service;
 mod spec;
@@ -35,6 +37,7 @@ pub use error::{Error, Result};
 pub use exec::ExecOutput;
 pub use handlers::{Handler, HandlerFeatures};
 pub use index::{ContainerFilter, SandboxFilter, StateKind};
+pub use interactive::{RunningAttach, RunningExec, StreamEnds, StreamsWanted};
 pub use limits::container_rlimits;
 pub use record::{
     ContainerRecord, ContainerState, Exit, ImageRef, SandboxPhase, SandboxRecord, User,

@@ -4,6 +4,7 @@ use crate::case::Case;
 
 mod builtin;
 mod cli;
+mod cli_streams;
 mod containers;
 mod devices;
 mod disk;
@@ -26,6 +27,9 @@ mod restart;
 mod security;
 mod settings;
 mod stop;
+mod streaming;
+mod streaming_foreign;
+mod streaming_restart;
 mod update;
 mod users;
 
@@ -34,6 +38,7 @@ mod users;
 pub fn all() -> Vec<Case> {
     [
         builtin::CASES,
+        cli_streams::CASES,
         cli::CASES,
         containers::CASES,
         devices::CASES,
@@ -57,6 +62,9 @@ pub fn all() -> Vec<Case> {
         security::CASES,
         settings::CASES,
         stop::CASES,
+        streaming::CASES,
+        streaming_foreign::CASES,
+        streaming_restart::CASES,
         update::CASES,
         users::CASES,
     ]

@@ -1,6 +1,6 @@
 //! The settings and their defaults.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,8 @@ pub struct Config {
     pub monitor: Monitor,
     /// Containers.
     pub containers: Containers,
+    /// Exec, attach and port-forward.
+    pub streaming: Streaming,
     /// Runtime handlers that run a program, by the name that a RuntimeClass has for them.
     pub handlers: BTreeMap<String, Handler>,
 }
@@ -42,6 +44,7 @@ impl Default for Config {
             cgroups: Cgroups::default(),
             monitor: Monitor::default(),
             containers: Containers::default(),
+            streaming: Streaming::default(),
             handlers: BTreeMap::new(),
         }
     }
@@ -264,12 +267,72 @@ pub struct Monitor {
     pub program: PathBuf,
 }
 
+/// What becomes of a command whose client, or the daemon, is gone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OrphanedExecs {
+    /// It is killed with all that it started.
+    #[default]
+    Kill,
+    /// Its streams end, and it does what it does then.
+    Leave,
+}
+
+/// The server of exec, attach and port-forward, to which the kubelet is sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Streaming {
+    /// Where it listens; port 0 is any. Another address than a loopback needs a certificate.
+    pub listen: SocketAddr,
+    /// The host that clients are told, where it is not the one in `listen`.
+    pub advertise: String,
+    /// The certificate, in PEM; read again when the file changes. Empty for plain HTTP.
+    pub cert_file: PathBuf,
+    /// The certificate's key.
+    pub key_file: PathBuf,
+    /// The roots of the certificates that clients must have, or empty.
+    pub client_ca_file: PathBuf,
+    /// How long a session may be without a movement, in seconds; 0 is for ever.
+    pub idle_timeout_s: u64,
+    /// How long a session may be in all, in seconds; 0 is for ever.
+    pub session_timeout_s: u64,
+    /// The most sessions at a time.
+    pub max_sessions: usize,
+    /// How long a stopping daemon, which has let its successor in, stays for its sessions, in
+    /// seconds.
+    pub drain_timeout_s: u64,
+    /// What becomes of a command whose client, or the daemon, is gone.
+    pub orphaned_execs: OrphanedExecs,
+}
+
+impl Default for Streaming {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            advertise: String::new(),
+            cert_file: PathBuf::new(),
+            key_file: PathBuf::new(),
+            client_ca_file: PathBuf::new(),
+            idle_timeout_s: 4 * 3600,
+            session_timeout_s: 0,
+            max_sessions: 4096,
+            drain_timeout_s: 10,
+            orphaned_execs: OrphanedExecs::Kill,
+        }
+    }
+}
+
 /// Containers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Containers {
     /// A longer line is split into parts of this size, in bytes.
     pub max_log_line_bytes: usize,
+    /// The size at which the monitor puts a log aside by itself, in bytes; 0 leaves that to the
+    /// kubelet.
+    pub max_log_bytes: u64,
+    /// The most files of a log then, the one that is written among them.
+    pub max_log_files: u32,
     /// The size of a pod's `/dev/shm`, in bytes.
     pub shm_size_bytes: u64,
     /// The seccomp profile of a container that asks for none: `unconfined`, `runtime/default`,
@@ -302,6 +365,8 @@ impl Default for Containers {
     fn default() -> Self {
         Self {
             max_log_line_bytes: 16 << 10,
+            max_log_bytes: 0,
+            max_log_files: 5,
             shm_size_bytes: 64 << 20,
             unset_seccomp_profile: "unconfined".into(),
             cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],

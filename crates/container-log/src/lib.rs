@@ -17,4 +17,4 @@ mod time;
 mod writer;
 
 pub use line::Stream;
-pub use writer::{LogError, LogWriter, Scratch, Trouble};
+pub use writer::{Cap, LogError, LogWriter, Scratch, Trouble};

@@ -8,7 +8,8 @@ use std::{
 };
 
 use rustix::fs::{
-    FileType, Mode, OFlags, ResolveFlags, fchmod, fstat, mkdirat, open, openat, openat2,
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, fchmod, fstat, mkdirat, open, openat, openat2,
+    renameat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -50,6 +51,34 @@ impl Place {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         Ok(File::from(file))
+    }
+
+    /// Puts the file aside as `NAME.1`, that one as `NAME.2`, and so on; `kept` of them stay. With
+    /// none the file is removed.
+    pub(crate) fn rotate(&self, kept: u32) -> io::Result<()> {
+        let name = self.file.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+        let parent = match self.file.parent().filter(|parent| *parent != Path::new("")) {
+            None => self.dir.try_clone()?,
+            Some(parent) => {
+                let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+                openat2(&self.dir, parent, DIRECTORY, Mode::empty(), resolve)?
+            }
+        };
+        if kept == 0 {
+            return Ok(unlinkat(&parent, name, AtFlags::empty())?);
+        }
+        let aside = |number: u32| {
+            let mut aside = name.to_owned();
+            aside.push(format!(".{number}"));
+            aside
+        };
+        for number in (1..kept).rev() {
+            match renameat(&parent, aside(number), &parent, aside(number + 1)) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(renameat(&parent, name, &parent, aside(1))?)
     }
 
     fn open_file(&self, how: OFlags) -> rustix::io::Result<OwnedFd> {

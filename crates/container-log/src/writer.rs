@@ -37,6 +37,16 @@ pub struct Scratch {
     lines: Vec<u8>,
 }
 
+/// How large a container's log may become. Then it is put aside as `NAME.1`, as the kubelet does it
+/// earlier where it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cap {
+    /// The most bytes of one file.
+    pub file_bytes: u64,
+    /// The most files, the one that is written among them.
+    pub files: u32,
+}
+
 /// A container's log.
 #[derive(Debug)]
 pub struct LogWriter {
@@ -56,10 +66,27 @@ impl LogWriter {
         let path = dir.join(file);
         let opened = Place::open(dir, file).and_then(|place| Ok((place.append()?, place)));
         let (file, place) = opened.map_err(|source| LogError { path: path.clone(), source })?;
-        let sink =
-            Sink { path, place, file, missing: 0, lost: 0, reason: String::new(), torn: false };
+        let size = file.metadata().map_or(0, |metadata| metadata.len());
+        let sink = Sink {
+            path,
+            place,
+            file,
+            size,
+            cap: None,
+            missing: 0,
+            lost: 0,
+            reason: String::new(),
+            torn: false,
+        };
         let (stdout, stderr) = (Pending::default(), Pending::default());
         Ok(Self { max_line: max_line.max(1), stdout, stderr, sink })
+    }
+
+    /// Keeps the log below a size.
+    #[must_use]
+    pub fn capped(mut self, cap: Option<Cap>) -> Self {
+        self.sink.cap = cap;
+        self
     }
 
     /// Takes a stream's bytes. Returns what to tell where the disk has begun not to take them.
@@ -129,6 +156,9 @@ struct Sink {
     path: PathBuf,
     place: Place,
     file: File,
+    /// Its length as far as we know: others may have cut it.
+    size: u64,
+    cap: Option<Cap>,
     /// Bytes that are missing since the disk last took some.
     missing: u64,
     /// Bytes that are missing in all.
@@ -144,7 +174,27 @@ impl Sink {
         let opened = self.place.append();
         self.file = opened.map_err(|source| LogError { path: self.path.clone(), source })?;
         self.torn = false;
+        self.size = self.file.metadata().map_or(0, |metadata| metadata.len());
         Ok(())
+    }
+
+    /// Makes room for `length` bytes where the file would become too large.
+    fn make_room(&mut self, length: usize) -> io::Result<()> {
+        let Some(cap) = self.cap else { return Ok(()) };
+        let fits = |size: u64| size == 0 || size.saturating_add(length as u64) <= cap.file_bytes;
+        if fits(self.size) {
+            return Ok(());
+        }
+        self.size = self.file.metadata()?.len();
+        if fits(self.size) {
+            return Ok(());
+        }
+        match self.place.rotate(cap.files.saturating_sub(1)) {
+            // Who has renamed it is about to have it opened anew.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        self.reopen().map_err(|error| error.source)
     }
 
     fn put_gathered(&mut self, lines: &mut Vec<u8>) -> Option<Trouble> {
@@ -157,6 +207,12 @@ impl Sink {
     /// counted.
     fn put(&mut self, parts: &[&[u8]]) -> Option<Trouble> {
         let length: usize = parts.iter().map(|part| part.len()).sum();
+        if let Err(error) = self.make_room(length) {
+            let first = self.missing == 0;
+            self.miss(length);
+            self.reason = error.to_string();
+            return first.then(|| self.trouble(&error));
+        }
         if (self.missing > 0 || self.torn) && self.mark().is_err() {
             self.miss(length);
             return None;
@@ -167,8 +223,12 @@ impl Sink {
         self.take_back(tail);
         self.miss(length - written + tail);
         self.reason = error.to_string();
+        Some(self.trouble(&error))
+    }
+
+    fn trouble(&self, error: &io::Error) -> Trouble {
         let path = self.path.display();
-        Some(Trouble { message: format!("{path}: lines are dropped: {error}") })
+        Trouble { message: format!("{path}: lines are dropped: {error}") }
     }
 
     /// Writes until all is written or the kernel refuses; tells how much was.
@@ -182,6 +242,7 @@ impl Sink {
                 Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
                 Ok(count) => {
                     written += count;
+                    self.size += count as u64;
                     IoSlice::advance_slices(&mut rest, count);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -201,6 +262,7 @@ impl Sink {
             .file
             .metadata()
             .and_then(|metadata| self.file.set_len(metadata.len().saturating_sub(tail as u64)));
+        self.size = self.size.saturating_sub(tail as u64);
         self.torn = cut.is_err();
     }
 
@@ -335,6 +397,52 @@ mod tests {
         log.write(Stream::Stdout, b"c\n", &mut buffer);
         assert_eq!(text(&old), ["stdout F a", "stdout F b"]);
         assert_eq!(text(&path), ["stdout F c"]);
+    }
+
+    /// However much is written, the files are few and small, and hold the last lines in order.
+    #[test]
+    fn a_capped_log_rotates_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        for (files, name) in [(3, "sub/0.log"), (1, "1.log")] {
+            let cap = Cap { file_bytes: 4096, files };
+            let log = LogWriter::open(dir.path(), Path::new(name), 1000).unwrap();
+            let (mut log, mut buffer) = (log.capped(Some(cap)), Scratch::default());
+            for number in 0..1000 {
+                let line = format!("{number}\n");
+                assert_eq!(log.write(Stream::Stdout, line.as_bytes(), &mut buffer), None);
+            }
+            let path = dir.path().join(name);
+            let mut all = Vec::new();
+            for number in (0..=files).rev() {
+                let aside = match number {
+                    0 => path.clone(),
+                    _ => path.with_extension(format!("log.{number}")),
+                };
+                assert_eq!(aside.exists(), number < files, "{}", aside.display());
+                if aside.exists() {
+                    assert!(fs::metadata(&aside).unwrap().len() <= 4096);
+                    all.extend(text(&aside));
+                }
+            }
+            let first = 1000 - all.len();
+            let wanted: Vec<_> = (first..1000).map(|n| format!("stdout F {n}")).collect();
+            assert_eq!(all, wanted);
+            assert_eq!(log.dropped(), 0);
+        }
+        // A directory of that name is in the way: lines are dropped and counted, once told.
+        let log = LogWriter::open(dir.path(), Path::new("2.log"), 1000).unwrap();
+        fs::create_dir(dir.path().join("2.log.1")).unwrap();
+        let mut log = log.capped(Some(Cap { file_bytes: 100, files: 2 }));
+        let mut buffer = Scratch::default();
+        let mut told = 0;
+        for _ in 0..10 {
+            told += usize::from(log.write(Stream::Stdout, b"line\n", &mut buffer).is_some());
+        }
+        assert_eq!((told, log.dropped()), (1, 8 * 45));
+        assert!(fs::metadata(dir.path().join("2.log")).unwrap().len() <= 100);
+        fs::remove_dir(dir.path().join("2.log.1")).unwrap();
+        assert_eq!(log.write(Stream::Stdout, b"after\n", &mut buffer), None);
+        assert!(text(&dir.path().join("2.log")).last().unwrap().ends_with("after"));
     }
 
     /// A log path comes from a client, and its place may be in others' hands (CVE-2025-0750).

@@ -161,11 +161,12 @@ impl Monitor {
         if let Some(connection) = self.connections.remove(&number) {
             self.poll.remove(connection.socket.as_fd(), connection.key);
         }
+        self.forget_attached(number);
         // Commands whose client is gone have nobody to report to: they are killed.
         let orphans: Vec<u64> = self
             .execs
             .iter()
-            .filter(|(_, exec)| exec.connection == number)
+            .filter(|(_, exec)| exec.connection == number && !exec.outlives_connection)
             .map(|(number, _)| *number)
             .collect();
         for exec in orphans {

@@ -20,6 +20,7 @@ use rustix::process::Pid;
 use sys::pidfd;
 use types::ContainerId;
 
+use crate::attach::Stdin;
 use crate::exits::{self, kill_and_reap};
 use crate::kill::kill_cgroup;
 use crate::monitor::{Monitor, REPEAT};
@@ -89,8 +90,8 @@ pub(crate) struct Container {
     pub(crate) streams: Vec<Stream>,
     /// Bytes that never reached the log, once that is closed.
     pub(crate) dropped: u64,
-    /// The write end of its standard input, where that is kept open for attaching.
-    pub(crate) stdin: Option<OwnedFd>,
+    /// Its standard input, for who is attached.
+    pub(crate) stdin: Stdin,
     /// Where a runtime program made it.
     pub(crate) made: Option<Box<Made>>,
 }
@@ -236,7 +237,7 @@ impl Monitor {
                     log,
                     streams,
                     dropped: 0,
-                    stdin,
+                    stdin: Stdin::new(stdin, wanted.stdin_once),
                     made,
                 };
                 self.containers.insert(wanted.id, container);

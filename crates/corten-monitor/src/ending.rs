@@ -44,8 +44,8 @@ impl Monitor {
         if let Some(process) = container.process.take() {
             let _ = pidfd::reap(process.pidfd.as_fd());
         }
-        container.stdin = None;
         container.phase = Phase::Draining { exit, until: Instant::now() + DRAIN };
+        self.close_stdin(id);
         self.delete_by_program(id);
         if self.containers.get(id).is_some_and(|container| container.streams.is_empty()) {
             self.drained(id);
@@ -65,6 +65,7 @@ impl Monitor {
         let streams = std::mem::take(&mut container.streams);
         self.unwatch_streams(streams);
         self.repeat_at = Some(Instant::now() + REPEAT);
+        self.end_attached(id);
         self.tell_all(&Notice::ContainerExited { container: id.clone(), exit });
     }
 

@@ -50,6 +50,8 @@ pub(crate) struct ExecSession {
     pub(crate) given_up: bool,
     /// While a runtime program starts it.
     pub(crate) starting: Option<ExecFiles>,
+    /// It goes on without the connection that asked for it.
+    pub(crate) outlives_connection: bool,
 }
 
 /// The most cgroups of ended sessions that are kept in mind.
@@ -107,7 +109,9 @@ impl Monitor {
                 format!("container {} is not known", wanted.container),
             )
         })?;
-        let init = container.running().ok_or_else(not_running)?;
+        // Nothing new in one that is being killed: it would be killed half-way.
+        let running = container.running().filter(|_| !container.killed);
+        let init = running.ok_or_else(not_running)?;
         let by_program = container.made.is_some();
         let mut descriptors = descriptors.into_iter();
         let process = read_process(descriptors.next())?;
@@ -181,6 +185,7 @@ impl Monitor {
             timed_out: false,
             killed: false,
             given_up: false,
+            outlives_connection: wanted.outlives_connection,
             starting: None,
         };
         self.execs.insert(number, session);

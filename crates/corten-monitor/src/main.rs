@@ -7,7 +7,7 @@
 //! ```text
 //! epoll ─┬─ daemons (requests, at most four connections)      ops.rs, connection.rs
 //!        ├─ launches under way                                 container.rs, exec.rs
-//!        ├─ streams of containers ─► logs                      stream.rs
+//!        ├─ streams of containers ─► logs, who is attached     stream.rs, attach.rs
 //!        ├─ SIGCHLD: exits, recorded before they are reaped    exits.rs, ending.rs
 //!        ├─ runtime programs                                   program.rs, program_exec.rs
 //!        └─ time: drains, exec time-outs, notices repeated     monitor.rs
@@ -17,6 +17,7 @@
 //! a daemon sends may make it panic or grow.
 #![forbid(unsafe_code)]
 
+mod attach;
 mod connection;
 mod container;
 mod ending;

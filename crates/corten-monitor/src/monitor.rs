@@ -11,6 +11,7 @@ use launch::{NamespaceHandles, Reaper};
 use monitor_proto::{MakeSandbox, Notice};
 use types::ContainerId;
 
+use crate::attach::Attached;
 use crate::connection::Connection;
 use crate::container::{Container, Phase};
 use crate::exec::ExecSession;
@@ -39,6 +40,8 @@ pub(crate) struct Monitor {
     pub(crate) connections: HashMap<u64, Connection>,
     pub(crate) containers: HashMap<ContainerId, Container>,
     pub(crate) execs: HashMap<u64, ExecSession>,
+    /// Sessions that are attached to containers.
+    pub(crate) attached: HashMap<u64, Attached>,
     /// Cgroups of sessions that have ended, in which something still runs.
     pub(crate) exec_dirs: Vec<PathBuf>,
     /// Runtime programs at work.
@@ -72,6 +75,7 @@ impl Monitor {
             connections: HashMap::new(),
             containers: HashMap::new(),
             execs: HashMap::new(),
+            attached: HashMap::new(),
             exec_dirs: Vec::new(),
             programs: HashMap::new(),
             strangers: Vec::new(),
@@ -113,7 +117,12 @@ impl Monitor {
                         self.exec_progress(number);
                         self.children();
                     }
-                    Source::Stream(id, which) => self.read_stream(&id, which),
+                    Source::Stream(id, which) => {
+                        self.read_stream(&id, which);
+                        self.pass_stdin(&id);
+                    }
+                    Source::Stdin(id) => self.pass_stdin(&id),
+                    Source::Attached(number, part) => self.attached_event(number, part),
                     Source::Program(number) => {
                         self.program_progress(number);
                         self.children();

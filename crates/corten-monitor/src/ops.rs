@@ -41,9 +41,7 @@ impl Monitor {
             }
             Op::ReopenLog { container } => self.reopen_log(&container).map(|()| Reply::Done),
             Op::ResizeTty(size) => self.resize(&size).map(|()| Reply::Done),
-            Op::Attach(_) => {
-                Err(Failure::new(FailureKind::Unsupported, "this monitor cannot attach"))
-            }
+            Op::Attach(wanted) => self.attach(number, &wanted, descriptors).map(|()| Reply::Done),
             Op::State { after } => Ok(Reply::State(self.state(after.as_ref()))),
             Op::AckExit { container } => {
                 self.ack_exit(&container);
@@ -75,7 +73,7 @@ impl Monitor {
         };
         let reply = HelloReply {
             version,
-            features: Features::PROGRAMS,
+            features: Features(Features::ATTACH.0 | Features::PROGRAMS.0),
             sandbox: self.arguments.sandbox.clone(),
             pid: own.as_raw_nonzero().get(),
             release: env!("CARGO_PKG_VERSION").to_owned(),

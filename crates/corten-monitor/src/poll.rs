@@ -9,6 +9,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use types::ContainerId;
 
+use crate::attach::Part;
 use crate::stream::Which;
 
 /// What a descriptor is.
@@ -20,6 +21,9 @@ pub(crate) enum Source {
     Launch(ContainerId),
     ExecLaunch(u64),
     Stream(ContainerId, Which),
+    /// A container's standard input, while it takes no more.
+    Stdin(ContainerId),
+    Attached(u64, Part),
     Program(u64),
 }
 
@@ -46,9 +50,28 @@ impl Poll {
 
     /// Waits for a descriptor to be readable. The key is for [`Poll::remove`].
     pub(crate) fn add(&mut self, fd: BorrowedFd<'_>, source: Source) -> io::Result<u64> {
+        self.add_for(fd, source, epoll::EventFlags::IN)
+    }
+
+    /// Waits for a descriptor's other end to be gone, and for nothing else.
+    pub(crate) fn add_for_end(&mut self, fd: BorrowedFd<'_>, source: Source) -> io::Result<u64> {
+        self.add_for(fd, source, epoll::EventFlags::empty())
+    }
+
+    /// Waits for a descriptor to be writable.
+    pub(crate) fn add_for_room(&mut self, fd: BorrowedFd<'_>, source: Source) -> io::Result<u64> {
+        self.add_for(fd, source, epoll::EventFlags::OUT)
+    }
+
+    fn add_for(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        source: Source,
+        flags: epoll::EventFlags,
+    ) -> io::Result<u64> {
         let key = self.next;
         self.next += 1;
-        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(key), epoll::EventFlags::IN)?;
+        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(key), flags)?;
         self.sources.insert(key, source);
         Ok(key)
     }

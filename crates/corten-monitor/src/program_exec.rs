@@ -83,6 +83,7 @@ impl Monitor {
             timed_out: false,
             killed: false,
             given_up: false,
+            outlives_connection: wanted.outlives_connection,
             starting: Some(files),
         };
         self.execs.insert(number, session);

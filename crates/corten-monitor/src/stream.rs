@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use container_log::{LogWriter, Stream as LogStream};
+use container_log::{Cap, LogWriter, Stream as LogStream};
 use launch::Stdio;
 use monitor_proto::{Failure, FailureKind, LogTarget, Notice};
 use rustix::io::Errno;
@@ -29,7 +29,7 @@ const DEFAULT_MAX_LINE: usize = 16 << 10;
 pub(crate) enum Which {
     Stdout,
     Stderr,
-    /// The terminal's master: output, and later input.
+    /// The terminal's master: output, and input of who is attached.
     Console,
 }
 
@@ -84,7 +84,7 @@ impl Theirs {
 pub(crate) struct Stream {
     pub(crate) which: Which,
     pub(crate) fd: OwnedFd,
-    key: u64,
+    pub(crate) key: u64,
 }
 
 impl Stream {
@@ -116,7 +116,11 @@ pub(crate) fn open_log(target: &LogTarget) -> Result<LogWriter, Failure> {
         0 => DEFAULT_MAX_LINE,
         asked => asked.min(monitor_proto::MAX_LOG_LINE),
     };
-    LogWriter::open(&target.directory, &target.file, max).map_err(|error| log_failure(&error))
+    let cap = (target.max_bytes > 0)
+        .then_some(Cap { file_bytes: target.max_bytes, files: target.max_files });
+    LogWriter::open(&target.directory, &target.file, max)
+        .map(|log| log.capped(cap))
+        .map_err(|error| log_failure(&error))
 }
 
 pub(crate) fn log_failure(error: &container_log::LogError) -> Failure {
@@ -164,6 +168,7 @@ impl Monitor {
                 let trouble =
                     log.and_then(|log| log.write(which.in_log(), bytes, &mut self.scratch));
                 self.tell_trouble(id, trouble);
+                self.copy_to_attached(id, which, count);
             }
             Err(Errno::AGAIN | Errno::INTR) => {}
             // A terminal whose last process has gone answers EIO.

@@ -101,6 +101,10 @@ pub enum Command {
     Inspect(c::inspect::Args),
     /// Run a program in a running container
     Exec(c::exec::Args),
+    /// Take part in the streams of a running container
+    Attach(c::attach::Args),
+    /// Forward ports of this machine to a pod's
+    PortForward(c::port_forward::Args),
     /// Show a container's log
     Logs(c::logs::Args),
     /// Show containers' use of resources

@@ -1,5 +1,6 @@
 //! One file for each command.
 
+pub mod attach;
 pub mod create;
 pub mod events;
 pub mod exec;
@@ -14,6 +15,7 @@ pub mod inspecti;
 pub mod inspectp;
 pub mod logs;
 pub mod pods;
+pub mod port_forward;
 pub mod ps;
 pub mod pull;
 pub mod rm;
@@ -79,6 +81,8 @@ pub fn dispatch<'a>(
         Command::Ps(args) => Box::pin(ps::run(args, session, output)),
         Command::Inspect(args) => Box::pin(inspect::run(args, session, output)),
         Command::Exec(args) => Box::pin(exec::run(args, session, output)),
+        Command::Attach(args) => Box::pin(attach::run(args, session, output)),
+        Command::PortForward(args) => Box::pin(port_forward::run(args, session, output)),
         Command::Logs(args) => Box::pin(logs::run(args, session, output)),
         Command::Stats(args) => Box::pin(stats::run(args, session, output)),
         Command::Update(args) => Box::pin(update::run(args, session, output)),

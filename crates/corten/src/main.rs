@@ -9,6 +9,7 @@ mod containerd;
 mod duration;
 mod human;
 mod input;
+mod interactive;
 mod json;
 mod logs;
 mod many;
@@ -19,6 +20,7 @@ mod serve;
 mod session;
 mod settings;
 mod table;
+mod terminal;
 
 #[cfg(test)]
 mod fake;

@@ -8,10 +8,11 @@ pub(crate) mod config;
 mod notify;
 mod wire;
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use cri_server::{Endpoint, GateKeeper};
+use images::Images;
 use state::RootLock;
 use tokio::{
     net::UnixListener,
@@ -24,6 +25,9 @@ use tonic::{service::Routes, transport::Server as Transport};
 use tracing::{error, info, warn};
 
 use self::wire::Daemon;
+
+/// How long what is being done with pods may take before a successor is let in.
+const RETIRE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How many calls one connection may have in flight: the kubelet has one connection a service.
 const MAX_CALLS_A_CONNECTION: u32 = 4096;
@@ -65,11 +69,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         .thread_name("corten")
         .build()
         .context("failed to start the async runtime")?;
-    let result = runtime.block_on(serve(settings));
+    let result = runtime.block_on(serve(settings, lock));
     // What still runs belongs to calls that the drain has given up on.
     runtime.shutdown_timeout(Duration::from_secs(1));
-    drop(lock);
-    result
+    result.map(drop)
 }
 
 fn settings(args: Args) -> anyhow::Result<::config::Config> {
@@ -90,7 +93,9 @@ fn settings(args: Args) -> anyhow::Result<::config::Config> {
     Ok(settings)
 }
 
-async fn serve(settings: ::config::Config) -> anyhow::Result<()> {
+/// Serves until told to stop. Gives the root's lock back to be held until nothing runs any more,
+/// unless a successor was let in.
+async fn serve(settings: ::config::Config, lock: RootLock) -> anyhow::Result<Option<RootLock>> {
     let mut endpoint = Endpoint::parse(&settings.server.listen)?;
     let mut image_endpoint = match settings.server.image_listen.as_str() {
         "" => None,
@@ -118,10 +123,11 @@ async fn serve(settings: ::config::Config) -> anyhow::Result<()> {
     }
     let listener = endpoint.listen()?;
     info!(socket = %endpoint.path().display(), version = env!("CARGO_PKG_VERSION"), "serving RuntimeService");
-    servers.spawn(answer(listener, routes, stopped));
+    servers.spawn(answer(listener, routes, stopped.clone()));
+    let streaming = tokio::spawn(daemon.streaming.serve(daemon.pods.clone(), stopped));
 
     if daemon.is_new_boot {
-        verify(&daemon).await?;
+        verify(&daemon.images).await?;
     }
     let recovered = daemon.pods.recover().await.context("failed to read the records of pods")?;
     info!(
@@ -133,9 +139,10 @@ async fn serve(settings: ::config::Config) -> anyhow::Result<()> {
     );
     keeper.open();
     let pause = Duration::from_secs(settings.network.gc_interval_s);
+    let mut background = JoinSet::new();
     if !pause.is_zero() {
         let network = daemon.network.clone();
-        tokio::spawn(async move { network.keep_clean(pause).await });
+        background.spawn(async move { network.keep_clean(pause).await });
     }
     notify::tell("READY=1");
 
@@ -149,14 +156,32 @@ async fn serve(settings: ::config::Config) -> anyhow::Result<()> {
     }
     notify::tell("STOPPING=1");
     stop.send_replace(true);
-    drain(servers, Duration::from_secs(settings.server.drain_timeout_s)).await;
-    Ok(())
+    let answered = drain(servers, Duration::from_secs(settings.server.drain_timeout_s)).await;
+    let sessions = streaming.await.context("the streaming server died")?;
+    let patience = Duration::from_secs(settings.streaming.drain_timeout_s);
+    // A pull that goes on without its client still writes to the store.
+    let is_busy = !answered || !daemon.images.pulls().is_empty();
+    if sessions.count() == 0 || patience.is_zero() || is_busy {
+        return Ok(Some(lock));
+    }
+    // What a successor makes is unknown here, and would be taken for garbage.
+    background.shutdown().await;
+    // From here on a successor may have the pods; this daemon has its sessions alone.
+    if !daemon.pods.retire(RETIRE_PATIENCE).await {
+        return Ok(Some(lock));
+    }
+    drop((endpoint, image_endpoint, lock));
+    info!(sessions = sessions.count(), "streaming sessions go on; a successor may start");
+    if tokio::time::timeout(patience, sessions.ended()).await.is_err() {
+        warn!(sessions = sessions.count(), "streaming sessions are cut off");
+    }
+    Ok(None)
 }
 
 /// After a restart of the machine, which may have been a power cut, images are listed only
 /// when their layers were looked at.
-async fn verify(daemon: &Daemon) -> anyhow::Result<()> {
-    let images = daemon.images.clone();
+async fn verify(images: &Arc<Images>) -> anyhow::Result<()> {
+    let images = images.clone();
     let begun = std::time::Instant::now();
     let lost = tokio::task::spawn_blocking(move || images.verify()).await??;
     info!(lost, ms = begun.elapsed().as_millis(), "looked at all images after the restart");
@@ -189,8 +214,8 @@ async fn answer(
 }
 
 /// Waits for calls in flight. Work that is not done by then goes on being found on
-/// disk by the next daemon, which completes or undoes it.
-async fn drain(mut servers: JoinSet<anyhow::Result<()>>, patience: Duration) {
+/// disk by the next daemon, which completes or undoes it. Tells whether all were answered.
+async fn drain(mut servers: JoinSet<anyhow::Result<()>>, patience: Duration) -> bool {
     let all = async {
         while let Some(ended) = servers.join_next().await {
             if let Ok(Err(error)) = ended {
@@ -198,9 +223,11 @@ async fn drain(mut servers: JoinSet<anyhow::Result<()>>, patience: Duration) {
             }
         }
     };
-    if tokio::time::timeout(patience, all).await.is_err() {
+    let answered = tokio::time::timeout(patience, all).await.is_ok();
+    if !answered {
         warn!(seconds = patience.as_secs(), "calls are still in flight: stopping all the same");
     } else {
         info!("all calls are answered: stopping");
     }
+    answered
 }

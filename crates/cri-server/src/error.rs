@@ -22,7 +22,7 @@ fn code(error: &Error) -> Code {
         Error::NameTaken(_) => Code::AlreadyExists,
         Error::WrongState(_) => Code::FailedPrecondition,
         Error::Timeout { .. } | Error::ExecTimeout { .. } => Code::DeadlineExceeded,
-        Error::Start { .. } | Error::ImageDenied(_) => Code::Unknown,
+        Error::Start { .. } | Error::ImageDenied(_) | Error::Port { .. } => Code::Unknown,
         Error::Monitor { source, .. } if source.is_deadline() => Code::DeadlineExceeded,
         Error::Spec { .. } => Code::InvalidArgument,
         Error::Monitor { .. }

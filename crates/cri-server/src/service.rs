@@ -12,6 +12,7 @@ use cri_proto::{
 use images::Images;
 use network::Network;
 use pods::Pods;
+use streaming::server::Addresses;
 use tonic::{Request, Response, Status, async_trait, codegen::BoxStream, service::Routes};
 use tracing::{Instrument, debug, warn};
 
@@ -38,6 +39,7 @@ pub struct Server {
     pub(crate) pods: Pods,
     pub(crate) images: Arc<Images>,
     pub(crate) network: Arc<Network>,
+    pub(crate) addresses: Addresses,
     pub(crate) gate: Gate,
     pub(crate) info: Arc<Info>,
 }
@@ -69,11 +71,11 @@ calls! {
         served: [
             Version, RunPodSandbox, StopPodSandbox, RemovePodSandbox, PodSandboxStatus, ListPodSandbox,
             CreateContainer, StartContainer, StopContainer, RemoveContainer, ListContainers, ContainerStatus,
-            ReopenContainerLog, ExecSync, Status, RuntimeConfig, UpdateContainerResources,
-            UpdateRuntimeConfig,
+            ReopenContainerLog, ExecSync, Exec, Attach, PortForward, Status, RuntimeConfig,
+            UpdateContainerResources, UpdateRuntimeConfig,
         ],
         unimplemented: [
-            Exec, Attach, PortForward, ContainerStats, ListContainerStats,
+            ContainerStats, ListContainerStats,
             PodSandboxStats, ListPodSandboxStats, CheckpointContainer, GetContainerEvents,
             ListMetricDescriptors, ListPodSandboxMetrics, UpdatePodSandboxResources, StreamPodSandboxes,
             StreamContainers, StreamContainerStats, StreamPodSandboxStats, StreamPodSandboxMetrics, CheckpointPod,
@@ -92,10 +94,11 @@ impl Server {
         pods: Pods,
         images: Arc<Images>,
         network: Arc<Network>,
+        addresses: Addresses,
         gate: Gate,
         info: Info,
     ) -> Self {
-        Self { pods, images, network, gate, info: Arc::new(info) }
+        Self { pods, images, network, addresses, gate, info: Arc::new(info) }
     }
 
     /// RuntimeService in both versions.
@@ -143,6 +146,13 @@ pub(crate) async fn traced<T>(
 }
 
 macro_rules! delegate {
+    (now $self:ident, $request:ident, $name:literal, $method:ident) => {
+        traced($name, async {
+            $self.gate.pass().await?;
+            $self.$method($request.into_inner())
+        })
+        .await
+    };
     ($self:ident, $request:ident, $name:literal, $method:ident) => {
         traced($name, async {
             $self.gate.pass().await?;
@@ -259,6 +269,27 @@ impl v1::runtime_service_server::RuntimeService for Server {
         request: Request<v1::ExecSyncRequest>,
     ) -> Result<Response<v1::ExecSyncResponse>, Status> {
         delegate!(self, request, "ExecSync", on_exec_sync)
+    }
+
+    async fn exec(
+        &self,
+        request: Request<v1::ExecRequest>,
+    ) -> Result<Response<v1::ExecResponse>, Status> {
+        delegate!(now self, request, "Exec", on_exec)
+    }
+
+    async fn attach(
+        &self,
+        request: Request<v1::AttachRequest>,
+    ) -> Result<Response<v1::AttachResponse>, Status> {
+        delegate!(now self, request, "Attach", on_attach)
+    }
+
+    async fn port_forward(
+        &self,
+        request: Request<v1::PortForwardRequest>,
+    ) -> Result<Response<v1::PortForwardResponse>, Status> {
+        delegate!(now self, request, "PortForward", on_port_forward)
     }
 
     async fn status(

@@ -4,6 +4,7 @@ use crate::case::Case;
 
 mod builtin;
 mod cli;
+mod cli_streams;
 mod cni;
 mod containers;
 mod devices;
@@ -29,6 +30,9 @@ mod restart;
 mod security;
 mod settings;
 mod stop;
+mod streaming;
+mod streaming_foreign;
+mod streaming_restart;
 mod update;
 mod user_namespaces;
 mod users;
@@ -39,6 +43,7 @@ mod volumes;
 pub fn all() -> Vec<Case> {
     [
         builtin::CASES,
+        cli_streams::CASES,
         cli::CASES,
         cni::CASES,
         containers::CASES,
@@ -65,6 +70,9 @@ pub fn all() -> Vec<Case> {
         security::CASES,
         settings::CASES,
         stop::CASES,
+        streaming::CASES,
+        streaming_foreign::CASES,
+        streaming_restart::CASES,
         update::CASES,
         user_namespaces::CASES,
         users::CASES,

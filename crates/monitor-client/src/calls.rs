@@ -4,8 +4,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use monitor_proto::{
-    Exec, ExecId, ExecStarted, FailureKind, MakeSandbox, Op, Reply, ResizeTty, SandboxMade, Signal,
-    StartContainer, Started,
+    Attach, Exec, ExecId, ExecStarted, FailureKind, MakeSandbox, Op, Reply, ResizeTty, SandboxMade,
+    Signal, StartContainer, Started,
 };
 use types::ContainerId;
 
@@ -104,6 +104,17 @@ impl Monitor {
     ) -> Result<(), MonitorError> {
         let op = Op::ResizeTty(ResizeTty { container: container.clone(), width, height });
         self.done("resize_tty", op).await
+    }
+
+    pub(crate) async fn call_attach(
+        &self,
+        wanted: Attach,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), MonitorError> {
+        match self.call("attach", Op::Attach(wanted), descriptors, DEFAULT_DEADLINE).await?.0 {
+            Reply::Done => Ok(()),
+            other => Err(self.unexpected(&other)),
+        }
     }
 
     /// Asks for all that the monitor knows.

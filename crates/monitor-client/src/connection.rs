@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use monitor_proto::{
-    ExecId, Failure, Features, Hello, HelloReply, MAX_FRAME, Message, Op, PROTOCOL_VERSION,
-    PROTOCOL_VERSION_MIN, Received, Reply, Request,
+    AttachEnd, ExecId, Failure, Features, Hello, HelloReply, MAX_FRAME, Message, Op,
+    PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Received, Reply, Request,
 };
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
@@ -34,6 +34,7 @@ pub(crate) struct Shared {
     pub(crate) socket: AsyncFd<OwnedFd>,
     pending: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
     execs: Mutex<HashMap<ExecId, oneshot::Sender<ExecEnd>>>,
+    attached: Mutex<HashMap<ExecId, oneshot::Sender<AttachEnd>>>,
     lost: AtomicBool,
     dead: AtomicBool,
 }
@@ -169,6 +170,7 @@ impl Connection {
             socket,
             pending: Mutex::default(),
             execs: Mutex::default(),
+            attached: Mutex::default(),
             lost: AtomicBool::new(false),
             dead: AtomicBool::new(false),
         });
@@ -221,6 +223,20 @@ impl Connection {
         lock(&self.shared.execs).remove(exec);
     }
 
+    /// Has the end of an attached session told to the receiver.
+    pub(crate) fn watch_attached(&self, session: &ExecId) -> oneshot::Receiver<AttachEnd> {
+        let (sender, receiver) = oneshot::channel();
+        lock(&self.shared.attached).insert(session.clone(), sender);
+        if self.shared.lost.load(Ordering::Acquire) {
+            self.forget_attached(session);
+        }
+        receiver
+    }
+
+    pub(crate) fn forget_attached(&self, session: &ExecId) {
+        lock(&self.shared.attached).remove(session);
+    }
+
     pub(crate) fn gone(&self) -> MonitorError {
         MonitorError::Gone { sandbox: self.sandbox.clone() }
     }
@@ -248,12 +264,20 @@ impl Shared {
         }
     }
 
+    /// Tells the end of an attached session to who watches it; it may have left.
+    pub(crate) fn attach_ended(&self, session: &ExecId, why: AttachEnd) {
+        if let Some(watcher) = lock(&self.attached).remove(session) {
+            let _ = watcher.send(why);
+        }
+    }
+
     /// Ends every call and every watch.
     pub(crate) fn lose(&self, dead: bool) {
         self.dead.store(dead, Ordering::Release);
         self.lost.store(true, Ordering::Release);
         lock(&self.pending).clear();
         lock(&self.execs).clear();
+        lock(&self.attached).clear();
     }
 }
 

@@ -75,6 +75,11 @@ impl ExecSession {
         &self.started
     }
 
+    /// Lets it go on when this is dropped before its end.
+    pub fn let_go(&mut self) {
+        self.guard.armed = false;
+    }
+
     /// Takes the master of its terminal, where it has one.
     pub fn take_console(&mut self) -> Option<OwnedFd> {
         self.console.take()
@@ -171,6 +176,7 @@ impl Monitor {
             stdout: true,
             stderr: true,
             cgroup: wanted.cgroup.clone(),
+            outlives_connection: false,
         };
         let streams = [stdout_end.as_fd(), stderr_end.as_fd()];
         let mut session = self.exec(request, process, &streams).await?;

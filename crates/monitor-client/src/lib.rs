@@ -12,6 +12,7 @@
 //! Called by the core, one [`Monitor`] a pod.
 #![forbid(unsafe_code)]
 
+mod attach;
 mod calls;
 mod connection;
 mod error;
@@ -23,6 +24,7 @@ mod reader;
 mod spawn;
 mod watch;
 
+pub use attach::{AttachSession, Attached};
 pub use error::MonitorError;
 pub use exec_sync::{ExecEnd, ExecOutput, ExecSession, ExecSync};
 pub use exits::{ExitRecords, UnreadableExit, read_exit_records, remove_exit_record};
@@ -32,8 +34,8 @@ pub use monitor::{
 pub use program::MonitorProgram;
 
 pub use monitor_proto::{
-    CgroupPlacement, ContainerPhase, ContainerPid, ContainerState, Exec, ExecCgroup, ExecId,
-    ExecStarted, Exit, ExitRecord, Failure, FailureKind, Features, KillCgroup, LogTarget,
+    AttachEnd, CgroupPlacement, ContainerPhase, ContainerPid, ContainerState, Exec, ExecCgroup,
+    ExecId, ExecStarted, Exit, ExitRecord, Failure, FailureKind, Features, KillCgroup, LogTarget,
     MakeSandbox, Notice, OomFile, OomFileKind, Program, ReaperRequest, ReaperState, Rootfs,
     SandboxMade, StartContainer, Started, UserRequest,
 };

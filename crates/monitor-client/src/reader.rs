@@ -128,6 +128,10 @@ fn tell(
             return true;
         }
     }
+    if let Notice::AttachEnded { session, why, .. } = &notice {
+        shared.attach_ended(session, *why);
+        return true;
+    }
     match events.try_send(Event::Notice(notice)) {
         Ok(()) => true,
         Err(mpsc::error::TrySendError::Full(_)) => {

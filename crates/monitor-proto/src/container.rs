@@ -143,6 +143,12 @@ pub struct LogTarget {
     /// The longest line, in bytes, before it is split; 0 for the default of 16 KiB.
     #[serde(default)]
     pub max_line: usize,
+    /// The size at which the monitor itself puts the file aside; 0 for never.
+    #[serde(default)]
+    pub max_bytes: u64,
+    /// The most files then, the one that is written among them.
+    #[serde(default)]
+    pub max_files: u32,
 }
 
 /// The answer to [`StartContainer`].

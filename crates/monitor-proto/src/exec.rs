@@ -36,6 +36,9 @@ pub struct Exec {
     /// Its cgroups.
     #[serde(default)]
     pub cgroup: ExecCgroup,
+    /// Whether it goes on when the connection that asked for it ends; otherwise it is killed then.
+    #[serde(default)]
+    pub outlives_connection: bool,
 }
 
 /// The cgroups of an exec session.

@@ -37,7 +37,7 @@ pub use frame::{
     decode_message, decode_request, encode_message, encode_request, request_id, serialize,
 };
 pub use hello::{Features, Hello, HelloReply, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN};
-pub use message::{Attach, Message, Notice, Op, Reply, Request, ResizeTty, Signal};
+pub use message::{Attach, AttachEnd, Message, Notice, Op, Reply, Request, ResizeTty, Signal};
 pub use sandbox::{MakeSandbox, ReaperRequest, SandboxMade, UserRequest};
 pub use socket::{Received, bind, connect, peer_uid, receive, send};
 pub use state::{ContainerPhase, ContainerState, ReaperState, StatePage};

@@ -45,7 +45,8 @@ pub enum Op {
     },
     /// Answered by [`Reply::Done`].
     ResizeTty(ResizeTty),
-    /// Reserved; needs [`crate::Features::ATTACH`].
+    /// Needs [`crate::Features::ATTACH`]. Answered by [`Reply::Done`]; the end is a
+    /// [`Notice::AttachEnded`] on the connection that asked.
     Attach(Attach),
     /// Answered by [`Reply::State`].
     State {
@@ -88,10 +89,16 @@ pub struct ResizeTty {
 }
 
 /// Attaches descriptors to a container's streams; they go with it in the order of the fields.
+///
+/// What is read from the first goes to the container; its end closes the container's standard
+/// input where that was asked for at its start. The others get what the container writes from now
+/// on. One that does not take it at once is let go: the container waits for nobody.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attach {
     /// The container.
     pub container: ContainerId,
+    /// The session, in the notice of its end.
+    pub session: ExecId,
     /// Whether a descriptor is there from which standard input is taken.
     #[serde(default)]
     pub stdin: bool,
@@ -101,6 +108,21 @@ pub struct Attach {
     /// Whether a descriptor is there to which standard error is copied.
     #[serde(default)]
     pub stderr: bool,
+}
+
+/// Why an attached session is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttachEnd {
+    /// The container ended.
+    ContainerEnded,
+    /// The other ends of all its descriptors are closed.
+    StreamsEnded,
+    /// A descriptor was full: what the container wrote could not be given to it.
+    TooSlow,
+    /// A reason that this build does not know.
+    #[serde(other)]
+    Unknown,
 }
 
 /// What a monitor sends.
@@ -165,6 +187,16 @@ pub enum Notice {
     ReaperExited {
         /// How.
         exit: Exit,
+    },
+    /// A session that was attached to a container is over. Sent once, to the connection that
+    /// attached it.
+    AttachEnded {
+        /// The container.
+        container: ContainerId,
+        /// The session.
+        session: ExecId,
+        /// Why.
+        why: AttachEnd,
     },
     /// Output of a container does not reach its log; sent when that begins.
     LogTrouble {

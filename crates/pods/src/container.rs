@@ -356,6 +356,8 @@ impl PodTask {
             directory,
             file: relative,
             max_line: self.inner.options.max_log_line_bytes,
+            max_bytes: self.inner.options.max_log_bytes,
+            max_files: self.inner.options.max_log_files,
         }))
     }
 

@@ -79,6 +79,17 @@ pub enum Error {
         #[source]
         source: Box<network::NetworkError>,
     },
+    /// A port of a sandbox could not be connected to.
+    #[error("failed to connect to port {port} of sandbox {sandbox}")]
+    Port {
+        /// The port.
+        port: u16,
+        /// The sandbox.
+        sandbox: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
     /// The monitor failed, or refused.
     #[error("failed to {what}")]
     Monitor {

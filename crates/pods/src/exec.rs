@@ -48,7 +48,7 @@ impl Pods {
             return Err(Error::Invalid("the command is empty".to_owned()));
         };
         let (record, monitor) = self.running(id, "nothing can be executed in it")?;
-        let (process, cgroup) = self.prepare_exec(&record, command).await?;
+        let (process, cgroup) = self.prepare_exec(&record, command, false).await?;
         let wanted = ExecSync {
             container: record.id.clone(),
             timeout: (!limit.is_zero()).then_some(limit),
@@ -88,7 +88,11 @@ impl Pods {
     }
 
     /// A container that runs, and its monitor.
-    fn running(&self, id: &str, consequence: &str) -> Result<(Arc<ContainerRecord>, Monitor)> {
+    pub(crate) fn running(
+        &self,
+        id: &str,
+        consequence: &str,
+    ) -> Result<(Arc<ContainerRecord>, Monitor)> {
         let (record, handle) = self.owned(id)?.ok_or_else(|| Error::NoContainer(id.to_owned()))?;
         if !matches!(record.state, ContainerState::Running { .. }) {
             return Err(Error::WrongState(format!(
@@ -104,10 +108,11 @@ impl Pods {
 
     /// The process of the container's specification with another command, and the
     /// cgroups that it goes into.
-    async fn prepare_exec(
+    pub(crate) async fn prepare_exec(
         &self,
         record: &ContainerRecord,
         command: Vec<String>,
+        tty: bool,
     ) -> Result<(Vec<u8>, ExecCgroup)> {
         let path = self.bundle(record).join(spec::PROCESS_FILE);
         let (inner, cgroup) = (self.inner.clone(), record.cgroup.clone());
@@ -116,7 +121,7 @@ impl Pods {
             let text = std::fs::read(&path).map_err(failed)?;
             let own: oci_spec::runtime::Process =
                 serde_json::from_slice(&text).map_err(|e| failed(std::io::Error::other(e)))?;
-            let process = container_spec::exec_process(&own, &command, false);
+            let process = container_spec::exec_process(&own, &command, tty);
             let json =
                 serde_json::to_vec(&process).map_err(|e| failed(std::io::Error::other(e)))?;
             Ok((json, spec::exec_cgroup(&inner, &cgroup)?))

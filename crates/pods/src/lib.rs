@@ -20,11 +20,13 @@ mod filters;
 mod handlers;
 mod image_volumes;
 mod index;
+mod interactive;
 mod limits;
 mod log;
 mod names;
 mod record;
 mod recover;
+mod retire;
 mod run;
 mod service;
 mod spec;
@@ -36,6 +38,7 @@ pub use error::{Error, Result};
 pub use exec::ExecOutput;
 pub use handlers::{Handler, HandlerFeatures};
 pub use index::{ContainerFilter, SandboxFilter, StateKind};
+pub use interactive::{RunningAttach, RunningExec, StreamEnds, StreamsWanted};
 pub use limits::container_rlimits;
 pub use record::{
     ContainerRecord, ContainerState, Exit, ImageRef, SandboxPhase, SandboxRecord, User,

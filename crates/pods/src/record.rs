@@ -66,6 +66,11 @@ impl SandboxRecord {
         self.phase == SandboxPhase::Ready
     }
 
+    /// Whether it has a network namespace of its own.
+    pub fn own_network(&self) -> bool {
+        self.config.security.namespaces.network == types::NamespaceMode::Pod
+    }
+
     /// Its addresses, the primary first; none on the node's network.
     pub fn ips(&self) -> &[IpAddr] {
         self.attachment.as_ref().map_or(&[], |a| &a.ips)

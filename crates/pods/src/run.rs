@@ -426,7 +426,10 @@ impl Inner {
         tokio::spawn(async move {
             let mut pause = std::time::Duration::from_secs(5);
             loop {
-                tokio::time::sleep(pause).await;
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = self.work.retired() => return,
+                }
                 match self.services.network.detach(&request).await {
                     Ok(()) => return,
                     Err(error) => {

@@ -28,6 +28,7 @@ use crate::{
     log,
     names::{Claim, Names},
     record::{ContainerRecord, SandboxRecord},
+    retire::Work,
     task::{Asked, Command, PodHandle, PodTask},
 };
 
@@ -49,8 +50,14 @@ pub struct Options {
     pub netns_dir: PathBuf,
     /// A longer line of a log is split.
     pub max_log_line_bytes: usize,
+    /// The size at which a log is put aside by its monitor; 0 for never.
+    pub max_log_bytes: u64,
+    /// The most files of a log then.
+    pub max_log_files: u32,
     /// The size of a pod's `/dev/shm`.
     pub shm_size_bytes: u64,
+    /// Whether a command with streams goes on when its client or the daemon is gone.
+    pub leave_orphaned_execs: bool,
     /// The seccomp profile of a container that asks for none.
     pub unset_seccomp: Profile,
     /// Where vendors describe their devices.
@@ -82,6 +89,7 @@ pub(crate) struct Inner {
     pub(crate) index: Index,
     pub(crate) names: Names,
     pub(crate) clock: Clock,
+    pub(crate) work: Work,
     pub(crate) filters: Filters,
     pub(crate) sandbox_store: Store,
     pub(crate) container_store: Store,
@@ -124,6 +132,7 @@ impl Pods {
             index: Index::default(),
             names: Names::default(),
             clock: Clock::default(),
+            work: Work::default(),
             filters: Filters::default(),
             sandbox_store,
             container_store,
@@ -159,12 +168,14 @@ impl Pods {
                 (Claim::Join(join), _) => return join.wait().await,
                 (Claim::Ours(sender), Some(join)) => {
                     let (inner, config) = (self.inner.clone(), config.clone());
+                    let going = inner.work.begin();
                     let span = tracing::Span::current();
                     tokio::spawn(
                         async move {
                             let result =
                                 crate::run::create(&inner, &config).await.map_err(Arc::new);
                             inner.names.settle(&config.metadata, &sender, result);
+                            drop(going);
                         }
                         .instrument(span),
                     );

@@ -143,6 +143,7 @@ impl PodTask {
     }
 
     async fn run(mut self, mut queue: mpsc::Receiver<Asked>) {
+        let (work, _going) = (self.inner.work.clone(), self.inner.work.begin());
         // The handle in the index keeps the queue open for as long as the pod exists.
         loop {
             let timer = self.next_timer();
@@ -150,6 +151,8 @@ impl PodTask {
                 command = queue.recv() => Wake::Command(command),
                 event = next_event(&mut self.events) => Wake::Event(event),
                 () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => Wake::Timer,
+                // The pod is another daemon's from now on.
+                () = work.retired() => return,
             };
             let gone = match wake {
                 Wake::Command(Some(Asked { command, call })) => {
@@ -206,7 +209,8 @@ impl PodTask {
                 self.exited(&id, self.exit_of(&id, &exit)).await;
                 self.acknowledge(&id).await;
             }
-            Notice::ExecExited { .. } => {} // those of ExecSync are taken by its caller
+            // Sessions are watched by those who began them.
+            Notice::ExecExited { .. } | Notice::AttachEnded { .. } => {}
             Notice::ReaperExited { .. } => {
                 warn!("the first process of the pod's PID namespace died");
                 self.no_longer_ready().await;

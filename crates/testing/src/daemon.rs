@@ -113,6 +113,24 @@ impl Daemon {
         self.program.as_mut().context("the daemon is not running")?.signal(Signal::TERM)
     }
 
+    /// Asks it to end and starts another one as soon as that may be, while the old one still has
+    /// its streaming sessions. Gives the old one.
+    ///
+    /// # Errors
+    /// If it lets no successor in.
+    pub fn succeed(&mut self) -> Result<Program> {
+        let logged = fs::metadata(&self.log).map_or(0, |metadata| metadata.len());
+        self.ask_to_end()?;
+        let mut old = self.program.take().context("the daemon is not running")?;
+        old.until(PATIENCE, "the successor to be let in", || {
+            let log = fs::read(&self.log).unwrap_or_default();
+            let new = log.get(usize::try_from(logged).unwrap_or(0)..).unwrap_or_default();
+            String::from_utf8_lossy(new).contains("a successor may start")
+        })?;
+        self.launch()?;
+        Ok(old)
+    }
+
     /// Waits for its end.
     ///
     /// # Errors

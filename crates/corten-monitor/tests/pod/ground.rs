@@ -115,6 +115,8 @@ impl Ground {
                 directory: self.path("logs"),
                 file: format!("{}/0.log", id.short()).into(),
                 max_line: 0,
+                max_bytes: 0,
+                max_files: 0,
             }),
             tty: false,
             stdin: false,

@@ -3,6 +3,7 @@
 //! Needs root, cgroups (v1, hybrid or v2) and a static busybox. Each case has its own directory,
 //! monitor and cgroups.
 
+mod attach;
 mod containers;
 mod execs;
 mod ground;

@@ -1,18 +1,20 @@
 //! `corten exec`.
 
 use anyhow::bail;
-use cri_proto::v1::ExecSyncRequest;
+use cri_proto::v1::{ExecRequest, ExecSyncRequest};
+use streaming::Streams;
 
 use crate::duration::Limit;
+use crate::interactive::{self, TransportArgs};
 use crate::output::{Exit, Output};
 use crate::session::Session;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Run it and wait for it; without -i and -t this is always done
+    /// Run it in one call and show its output at its end
     #[arg(long, short = 's')]
     sync: bool,
-    /// End it after this time
+    /// End it after this time; it is then run in one call
     #[arg(long, value_name = "TIME")]
     timeout: Option<Limit>,
     /// Pass on standard input
@@ -21,6 +23,8 @@ pub struct Args {
     /// Give it a terminal
     #[arg(long, short = 't')]
     tty: bool,
+    #[command(flatten)]
+    transport: TransportArgs,
     /// The container
     #[arg(value_name = "CONTAINER-ID")]
     id: String,
@@ -32,16 +36,40 @@ pub struct Args {
 
 /// Runs the program; its exit code becomes ours.
 pub async fn run(args: Args, session: &Session, output: &mut Output<'_>) -> anyhow::Result<()> {
-    if args.interactive || args.tty {
-        let option = if args.tty { "--tty" } else { "--interactive" };
-        bail!("exec {option} needs the streaming calls, which this version has not; leave it out");
+    let Args { sync, timeout, interactive, tty, transport, id, command } = args;
+    if sync || timeout.is_some() {
+        if interactive || tty {
+            let option = if tty { "--tty" } else { "--interactive" };
+            bail!("{option} needs streams, which --sync and --timeout have not");
+        }
+        return in_one_call(id, command, timeout, session, output).await;
     }
-    let timeout = args.timeout.map_or(0, |Limit(limit)| {
+    let streams = Streams { stdin: interactive, stdout: true, stderr: !tty, tty };
+    let request = ExecRequest {
+        container_id: id,
+        cmd: command,
+        tty,
+        stdin: interactive,
+        stdout: true,
+        stderr: !tty,
+    };
+    let address = session.runtime().await?.exec(request).await?.url;
+    interactive::run(&address, streams, &transport, output).await
+}
+
+async fn in_one_call(
+    container_id: String,
+    cmd: Vec<String>,
+    timeout: Option<Limit>,
+    session: &Session,
+    output: &mut Output<'_>,
+) -> anyhow::Result<()> {
+    let timeout = timeout.map_or(0, |Limit(limit)| {
         // The interface counts whole seconds; less than one must not become none.
         let seconds = limit.as_secs() + u64::from(limit.subsec_nanos() > 0);
         i64::try_from(seconds).unwrap_or(i64::MAX)
     });
-    let request = ExecSyncRequest { container_id: args.id, cmd: args.command, timeout };
+    let request = ExecSyncRequest { container_id, cmd, timeout };
     let answer = session.runtime().await?.exec_sync(request).await?;
     output.out.write_all(&answer.stdout)?;
     output.err.write_all(&answer.stderr)?;

@@ -16,6 +16,7 @@ use monitor_client::{MonitorProgram, Monitors};
 use network::{BuiltinOptions, IpPreference, Network, NetworkOptions, Subnet};
 use pods::{Handler, Options, Pods, Services};
 use snapshots::Snapshots;
+use streaming::server::{ServerOptions, StreamingServer, TlsFiles};
 use tracing::info;
 use types::Profile;
 
@@ -27,6 +28,7 @@ pub(crate) struct Daemon {
     pub(crate) pods: Pods,
     pub(crate) network: Arc<Network>,
     pub(crate) server: Server,
+    pub(crate) streaming: StreamingServer,
 }
 
 impl Daemon {
@@ -61,7 +63,10 @@ impl Daemon {
             cgroup_parent: settings.cgroups.parent.trim_end_matches('/').to_owned(),
             netns_dir: settings.network.netns_dir.clone(),
             max_log_line_bytes: settings.containers.max_log_line_bytes,
+            max_log_bytes: log_bytes(&settings.containers)?,
+            max_log_files: settings.containers.max_log_files,
             shm_size_bytes: settings.containers.shm_size_bytes,
+            leave_orphaned_execs: settings.streaming.orphaned_execs == config::OrphanedExecs::Leave,
             unset_seccomp: profile(&settings.containers.unset_seccomp_profile),
             cdi_spec_dirs: settings.containers.cdi_spec_dirs.clone(),
             rlimits: pods::container_rlimits(&settings.containers.rlimits)?,
@@ -72,8 +77,13 @@ impl Daemon {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             config: verbose_config(settings)?,
         };
-        let server = Server::new(pods.clone(), images.clone(), network.clone(), gate, info);
-        Ok(Self { is_new_boot, images, pods, network, server })
+        let streaming = StreamingServer::bind(streaming_options(&settings.streaming)?)
+            .await
+            .context("failed to open the streaming server")?;
+        let addresses = streaming.addresses();
+        let server =
+            Server::new(pods.clone(), images.clone(), network.clone(), addresses, gate, info);
+        Ok(Self { is_new_boot, images, pods, network, server, streaming })
     }
 }
 
@@ -92,6 +102,39 @@ fn mark_boot(root: &Path, boot_id: &str) -> anyhow::Result<bool> {
         tracing::warn!(%error, "the boot was not marked");
     }
     Ok(true)
+}
+
+/// The size of a log at which it is put aside: none, or one that a few lines do not reach.
+fn log_bytes(containers: &config::Containers) -> anyhow::Result<u64> {
+    const LEAST: u64 = 64 << 10;
+    let asked = containers.max_log_bytes;
+    anyhow::ensure!(
+        asked == 0 || asked >= LEAST.max(containers.max_log_line_bytes as u64 * 2),
+        "the configuration's containers.max_log_bytes is too small: 0 is for none, otherwise at \
+         least {LEAST} and two of the longest lines"
+    );
+    Ok(asked)
+}
+
+fn streaming_options(streaming: &config::Streaming) -> anyhow::Result<ServerOptions> {
+    let given = |path: &PathBuf| (path != Path::new("")).then(|| path.clone());
+    let tls = match (given(&streaming.cert_file), given(&streaming.key_file)) {
+        (Some(certificate), Some(key)) => {
+            Some(TlsFiles { certificate, key, client_roots: given(&streaming.client_ca_file) })
+        }
+        (None, None) => None,
+        _ => anyhow::bail!(
+            "the configuration's streaming.cert_file and streaming.key_file go together"
+        ),
+    };
+    Ok(ServerOptions {
+        listen: streaming.listen,
+        advertise: (!streaming.advertise.is_empty()).then(|| streaming.advertise.clone()),
+        tls,
+        idle_timeout: Duration::from_secs(streaming.idle_timeout_s),
+        session_timeout: Duration::from_secs(streaming.session_timeout_s),
+        max_sessions: streaming.max_sessions,
+    })
 }
 
 fn image_options(settings: &Config) -> ImagesOptions {

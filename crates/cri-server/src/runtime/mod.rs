@@ -1,11 +1,14 @@
 //! RuntimeService: one file a call.
 
+mod attach;
 mod container_status;
 mod create_container;
+mod exec;
 mod exec_sync;
 mod list_containers;
 mod list_pod_sandbox;
 mod pod_sandbox_status;
+mod port_forward;
 mod remove_container;
 mod remove_pod_sandbox;
 mod reopen_container_log;

@@ -178,11 +178,11 @@ async fn exec_passes_output_and_exit_code_on() {
     assert_eq!((ran.out.as_str(), ran.err.as_str()), ("out\n", "err\n"));
     assert!(ran.result.is_ok());
     assert_eq!(served.calls(), [r#"ExecSync ["ls", "-l", "--", "x"] 2"#]);
-    let ran = served.run(&["exec", "c", "false"]).await;
+    let ran = served.run(&["exec", "--sync", "c", "false"]).await;
     let exit = ran.result.expect_err("a code").downcast::<Exit>().expect("an exit code");
     assert_eq!(exit.0, 1);
-    let error = served.run(&["exec", "-it", "c", "sh"]).await.error();
-    assert!(error.starts_with("exec --tty needs the streaming calls"), "{error}");
+    let error = served.run(&["exec", "-s", "-it", "c", "sh"]).await.error();
+    assert!(error.starts_with("--tty needs streams"), "{error}");
 }
 
 #[tokio::test]

@@ -114,10 +114,10 @@ impl Snapshot {
             if leaks.0.is_empty() {
                 return Ok(());
             }
-            if begun.elapsed() > SETTLING {
+            if begun.elapsed() > crate::wait::patient(SETTLING) {
                 bail!("{leaks}");
             }
-            std::thread::sleep(crate::wait::INTERVAL);
+            std::thread::sleep(crate::wait::interval());
         }
     }
 

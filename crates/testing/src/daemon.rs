@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -28,6 +29,30 @@ pub struct DaemonOptions {
     pub two_sockets: bool,
     /// Further tables of its configuration.
     pub tables: String,
+    /// Who makes cgroups.
+    pub driver: Driver,
+}
+
+/// Who makes our daemon's cgroups.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Driver {
+    /// The daemon.
+    #[default]
+    Cgroupfs,
+    /// systemd.
+    Systemd,
+}
+
+impl FromStr for Driver {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        match name {
+            "cgroupfs" => Ok(Self::Cgroupfs),
+            "systemd" => Ok(Self::Systemd),
+            _ => Err(format!("{name} is neither cgroupfs nor systemd")),
+        }
+    }
 }
 
 /// A running `corten serve`; its pods and itself end when it is dropped.

@@ -47,6 +47,7 @@ fn run() -> Result<()> {
             cni_conf_dir: None,
             two_sockets: false,
             tables: String::new(),
+            driver: testing::Driver::default(),
         };
         let daemon = Daemon::start(&ground, "demo", options)?;
         demo.socket = Some(daemon.socket());

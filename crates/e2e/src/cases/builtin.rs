@@ -53,6 +53,7 @@ async fn configured(
         cni_conf_dir: None,
         two_sockets,
         tables,
+        driver: testing::Driver::default(),
     };
     let daemon = Daemon::start(&ground, NAME, options)?;
     let catalog = Arc::clone(&c.runtime.catalog);

@@ -275,7 +275,8 @@ async fn second_daemon(c: &Context) -> Result<()> {
     command.arg("--listen").arg(format!("unix://{}", socket.display()));
     // The last --listen may be refused as given twice; either way it must not serve.
     let run = tokio::task::spawn_blocking(move || command.output());
-    let output = tokio::time::timeout(Duration::from_secs(20), run).await???;
+    let output =
+        tokio::time::timeout(testing::wait::patient(Duration::from_secs(20)), run).await???;
     ensure!(!output.status.success(), "it runs");
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(error.contains(&pid.to_string()), "it does not say who holds the root: {error}");

@@ -40,6 +40,9 @@ fn main() -> ExitCode {
     if let Err(error) = sys::startup::close_foreign() {
         report::say(&format!("foreign descriptors stay open: {error}"));
     }
+    if setup::is_asked_to_hold() {
+        return setup::hold();
+    }
     let arguments = match setup::arguments() {
         Ok(arguments) => arguments,
         Err(reason) => {

@@ -40,6 +40,8 @@ pub enum Need {
     Systemd,
     /// A daemon that lets systemd make its cgroups.
     SystemdDriver,
+    /// A daemon that makes its cgroups by itself.
+    CgroupfsDriver,
     /// A kernel with AppArmor.
     AppArmor,
     /// A kernel without AppArmor.

@@ -26,6 +26,8 @@ mod restart;
 mod security;
 mod settings;
 mod stop;
+mod systemd;
+mod unified;
 mod update;
 mod users;
 
@@ -57,6 +59,8 @@ pub fn all() -> Vec<Case> {
         security::CASES,
         settings::CASES,
         stop::CASES,
+        systemd::CASES,
+        unified::CASES,
         update::CASES,
         users::CASES,
     ]

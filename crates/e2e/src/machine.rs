@@ -52,6 +52,7 @@ impl Machine {
             Need::UnifiedCgroups => Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
             Need::Systemd => Path::new("/run/systemd/system").exists(),
             Need::SystemdDriver => self.driver == Driver::Systemd,
+            Need::CgroupfsDriver => self.driver == Driver::Cgroupfs,
             Need::AppArmor => apparmor(),
             Need::NoAppArmor => !apparmor(),
             Need::FullCapabilities => self.capabilities == last_capabilities(),

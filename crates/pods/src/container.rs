@@ -133,7 +133,7 @@ impl PodTask {
                 additional_gids: built.user.additional_gids.clone(),
             },
             stop_signal: container_spec::stop_signal(config.stop_signal, &image.config),
-            cgroup: format!("{}/{id}", self.record.cgroup_parent),
+            cgroup: self.inner.leaf(&self.record.cgroup_parent, id.as_str()),
             removing: false,
             damage: String::new(),
             config,
@@ -261,9 +261,9 @@ impl PodTask {
             stdin_once: record.config.stdin_once,
             program: self.program(&monitor)?,
         };
-        let started = monitor
-            .start_container(request)
-            .await
+        let started = monitor.start_container(request).await;
+        crate::run::release(group.holder).await;
+        let started = started
             .map_err(|e| Error::Start { id: id.to_string(), message: telemetry::chain(&e) })?;
         for notice in started.notices {
             warn!("{notice}");

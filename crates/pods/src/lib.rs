@@ -31,6 +31,7 @@ mod task;
 mod update;
 mod volumes;
 
+pub use cgroups::Driver as CgroupDriver;
 pub use error::{Error, Result};
 pub use exec::ExecOutput;
 pub use handlers::{Handler, HandlerFeatures};

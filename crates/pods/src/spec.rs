@@ -35,6 +35,8 @@ pub(crate) struct Group {
     pub(crate) placement: CgroupPlacement,
     pub(crate) oom_files: Vec<OomFile>,
     pub(crate) kill: KillCgroup,
+    /// What keeps it until the container's process is there.
+    pub(crate) holder: Option<cgroups::Holder>,
 }
 
 /// Makes a container's cgroup with the limits of its specification.
@@ -69,6 +71,7 @@ pub(crate) async fn make_cgroup(
             None => Vec::new(),
         };
         Ok(Group {
+            holder: created.holder,
             oom_files,
             kill: KillCgroup {
                 kill_file: group.kill_file(),
@@ -190,6 +193,9 @@ pub(crate) async fn build(
         let (hostname_file, hosts, resolv_conf) =
             (files.hostname(), files.hosts(), files.resolv_conf());
         let (bundle, volumes) = (files.bundle(&id), inner.volumes_dir(&id));
+        let cgroups = &inner.services.cgroups;
+        let cgroups_path =
+            cgroups.for_specification(&cgroups.leaf(&sandbox.cgroup_parent, id.as_str()));
         let built = container_spec::build(&SpecInput {
             container_id: &id,
             sandbox_id: &sandbox.id,
@@ -216,7 +222,7 @@ pub(crate) async fn build(
                     PidMode::Pod | PidMode::Container | PidMode::Target(_) => PidNamespace::New,
                 },
             },
-            cgroups_path: &format!("{}/{id}", sandbox.cgroup_parent),
+            cgroups_path: &cgroups_path,
             cgroup_version: cgroup_version(&inner),
             host_capabilities: host_capabilities(),
             seccomp: SeccompInput { unset, localhost: localhost.as_ref() },

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 
 use crate::audit::Scope;
-use crate::program::Program;
+use crate::program::{self, Program};
 use crate::{Ground, cgroup};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -74,6 +74,7 @@ impl Daemon {
         let directory = ground.make(name)?;
         let config = directory.join("config.toml");
         let text = configuration(ground, &directory, &options);
+        let driver = options.driver;
         fs::write(&config, text).context("failed to write the daemon's configuration")?;
         let mut daemon = Self {
             program: None,
@@ -81,7 +82,7 @@ impl Daemon {
             config,
             log: ground.log(name),
             directory,
-            cgroup: ground.cgroup(),
+            cgroup: own_cgroup(ground, driver),
         };
         daemon.launch()?;
         Ok(daemon)
@@ -195,7 +196,13 @@ impl Daemon {
             scope.standing.push(format!("file {}/{kept}", root.display()));
         }
         // The group of the monitors is made with the first pod and shared by all.
-        scope.standing.push(format!("{}/monitors/", self.cgroup));
+        let monitors = match self.options.driver {
+            Driver::Cgroupfs => "monitors",
+            Driver::Systemd => "corten-monitors.scope",
+        };
+        scope.standing.push(format!("{}/{monitors}/", self.cgroup));
+        scope.exact.push(format!("unit {monitors}"));
+        scope.exact.push(format!("unit {}", ground.slice()));
         scope.exact.extend(own_groups(&self.cgroup));
         // The built-in network's addresses: the place and the last one given.
         for kept in ["", "/last_reserved_ip.0", "/lock"] {
@@ -224,22 +231,37 @@ impl Drop for Daemon {
         }
         // Pods outlive the daemon, as they must; not the test.
         cgroup::remove_tree(&self.cgroup);
+        if self.options.driver == Driver::Systemd {
+            let slice = self.cgroup.trim_start_matches('/');
+            let _ = program::output(Command::new("systemctl").args(["stop", slice]));
+        }
+    }
+}
+
+fn own_cgroup(ground: &Ground, driver: Driver) -> String {
+    match driver {
+        Driver::Cgroupfs => ground.cgroup(),
+        Driver::Systemd => format!("/{}", ground.slice()),
     }
 }
 
 fn configuration(ground: &Ground, directory: &Path, options: &DaemonOptions) -> String {
     let nowhere = directory.join("no-cni");
     let conf_dir = options.cni_conf_dir.as_deref().unwrap_or(&nowhere).display().to_string();
+    let (driver, parent) = match options.driver {
+        Driver::Cgroupfs => ("cgroupfs", ground.cgroup()),
+        Driver::Systemd => ("systemd", ground.slice()),
+    };
     let quoted = |path: &Path| format!("{:?}", path.display().to_string());
     format!(
         "[log]\nlevel = \"debug\"\n\n[images]\ncerts_dirs = [{}]\n\n\
          [network]\nconf_dir = {conf_dir:?}\nbin_dirs = [\"/usr/lib/cni\"]\n\
-         netns_dir = {}\nbridge = {:?}\nsubnet = {:?}\n\n[cgroups]\nparent = {:?}\n{}",
+         netns_dir = {}\nbridge = {:?}\nsubnet = {:?}\n\n\
+         [cgroups]\ndriver = {driver:?}\nparent = {parent:?}\n{}",
         quoted(&options.certs_dir),
         quoted(&ground.path().join("run/netns")),
         ground.bridge(),
         ground.subnet(),
-        ground.cgroup(),
         options.tables,
     )
 }

@@ -32,6 +32,12 @@ pub enum CgroupError {
         /// What systemd says.
         result: String,
     },
+    /// A unit that neither starts nor takes a process.
+    #[error("unit {unit} is being started or stopped all the time")]
+    UnitPasses {
+        /// The unit.
+        unit: String,
+    },
     /// A path that no cgroup may have.
     #[error("bad cgroup path \"{path}\": {reason}")]
     BadPath {

@@ -9,7 +9,7 @@
 //! A slice comes with its first scope and stays until it is stopped, which is done only
 //! while nothing is in it: stopping a slice ends all that is below.
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
     Cgroup, CgroupError, CgroupPath, Cgroups, Created, Driver, Holder, Mode, Resources,
@@ -19,9 +19,9 @@ use crate::{
     unit, v2,
 };
 
-/// How often a scope is started that another one of the same name, which is just ending,
-/// keeps from being made.
-const ATTEMPTS: usize = 8;
+/// How long a scope of the same name may be on its way in or out: it has a unit already,
+/// or still, and no cgroup.
+const PASSING: Duration = Duration::from_secs(5);
 
 /// What the driver works with.
 #[derive(Debug)]
@@ -63,24 +63,26 @@ impl Cgroups {
         let (_, unit) = unit::split(path);
         let mut properties = unit::scope_properties(path, holder.pid());
         properties.extend(unit::limits(resources));
-        for _ in 0..ATTEMPTS {
-            if scopes.systemd.start_scope(unit, &properties)? {
-                let mut skipped = Vec::new();
-                return match cgroup.limit_scope(resources, &mut skipped, &mut holder) {
-                    Ok(()) => Ok(Created { cgroup, skipped, holder: Some(holder) }),
-                    Err(error) => {
-                        drop(holder);
-                        cgroup.remove()?;
-                        Err(error)
-                    }
-                };
-            }
-            // It is there: somebody else's process may go into it as well, while it lasts.
-            if cgroup.place(holder.pid()).is_ok() {
-                return Ok(Created { cgroup, skipped: Vec::new(), holder: Some(holder) });
-            }
+        let mut result = Ok(false);
+        let there = wait_until(PASSING, || {
+            result = scopes.systemd.start_scope(unit, &properties);
+            // One that is there takes our process as well, while it lasts.
+            !matches!(result, Ok(false)) || cgroup.place(holder.pid()).is_ok()
+        });
+        let mut skipped = Vec::new();
+        match result {
+            Err(error) => Err(error),
+            Ok(false) if there => Ok(Created { cgroup, skipped, holder: Some(holder) }),
+            Ok(false) => Err(CgroupError::UnitPasses { unit: unit.to_owned() }),
+            Ok(true) => match cgroup.limit_scope(resources, &mut skipped, &mut holder) {
+                Ok(()) => Ok(Created { cgroup, skipped, holder: Some(holder) }),
+                Err(error) => {
+                    drop(holder);
+                    cgroup.remove()?;
+                    Err(error)
+                }
+            },
         }
-        Err(CgroupError::Busy { path: path.as_str().into(), waited_ms: 0 })
     }
 }
 

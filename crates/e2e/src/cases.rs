@@ -2,6 +2,7 @@
 
 use crate::case::Case;
 
+mod apparmor;
 mod builtin;
 mod cli;
 mod containers;
@@ -35,6 +36,7 @@ mod users;
 #[must_use]
 pub fn all() -> Vec<Case> {
     [
+        apparmor::CASES,
         builtin::CASES,
         cli::CASES,
         containers::CASES,

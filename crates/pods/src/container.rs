@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use monitor_client::{ContainerPid, Features, LogTarget, Monitor, Program, Rootfs, StartContainer};
 use tracing::{info, warn};
-use types::{ContainerConfig, ContainerId, Image, PidMode, Profile, SelinuxOptions};
+use types::{ContainerConfig, ContainerId, Image, PidMode, SelinuxOptions};
 
 use crate::{
     error::{Error, Result},
@@ -71,13 +71,6 @@ impl PodTask {
 
     fn validate(&self, config: &ContainerConfig) -> Result<()> {
         refuse_selinux(config.security.selinux.as_ref())?;
-        if matches!(config.security.apparmor, Some(Profile::Localhost(_)))
-            && !spec::apparmor_is_active()
-        {
-            return Err(Error::Invalid(
-                "an AppArmor profile was asked for, but AppArmor is not active here".to_owned(),
-            ));
-        }
         if config.security.namespaces.user.is_some() {
             return Err(Error::Invalid(
                 "user namespaces are not supported by this runtime handler".to_owned(),

@@ -10,6 +10,7 @@
 //! monitors, and knows nothing of the wire.
 #![forbid(unsafe_code)]
 
+mod apparmor;
 mod clock;
 mod container;
 mod ending;

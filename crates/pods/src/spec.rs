@@ -147,12 +147,6 @@ fn device_rule(from: &oci_spec::runtime::LinuxDeviceCgroup) -> Option<DeviceRule
     })
 }
 
-/// Whether AppArmor profiles have any effect here.
-pub(crate) fn apparmor_is_active() -> bool {
-    std::fs::read_to_string("/sys/module/apparmor/parameters/enabled")
-        .is_ok_and(|t| t.starts_with('Y'))
-}
-
 /// A specification, ready to be written.
 pub(crate) struct Built {
     pub(crate) config_json: Vec<u8>,
@@ -186,6 +180,7 @@ pub(crate) async fn build(
         let handler = inner.handler(&sandbox.config)?;
         let seen = sandbox.config.annotations.iter().chain(&config.annotations);
         let annotations = handler.map(|handler| handler.seen(seen)).unwrap_or_default();
+        let apparmor = crate::apparmor::ensure(&config)?;
         let asked = &sandbox.config.security.namespaces;
         let own_network = sandbox.netns.is_some();
         let own_ipc = asked.ipc == NamespaceMode::Pod;
@@ -226,7 +221,10 @@ pub(crate) async fn build(
             cgroup_version: cgroup_version(&inner),
             host_capabilities: host_capabilities(),
             seccomp: SeccompInput { unset, localhost: localhost.as_ref() },
-            apparmor: AppArmorInput { runtime_default: None, unset: &Profile::Unconfined },
+            apparmor: AppArmorInput {
+                runtime_default: apparmor.runtime_default,
+                unset: &apparmor.unset,
+            },
             devices: &NodeDevices,
             cdi: &cdi_edits(&inner, &config)?,
             runs_all_hooks: handler.is_some(),

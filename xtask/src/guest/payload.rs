@@ -15,6 +15,9 @@ use crate::command::{cargo_program, run};
 /// Tests on a real kernel that this kernel answers differently: package and test.
 const TESTS: [(&str, &str); 2] = [("cgroups", "kernel"), ("seccomp", "kernel")];
 
+/// Who makes cgroups, in one run of the suite each.
+const DRIVERS: [&str; 2] = ["cgroupfs", "systemd"];
+
 const RUN: &str = include_str!("../../guest/run");
 
 /// Sparse.
@@ -45,14 +48,18 @@ impl Work {
         if let Some(command) = &options.command {
             return Self::Command(command.clone());
         }
-        let mut suite = Vec::new();
+        let mut suite = String::new();
         if extent == Extent::Chosen {
-            suite.push("--guest".to_owned());
+            suite.push_str(" --guest");
         }
         for filter in &options.filter {
-            suite.extend(["--filter".to_owned(), filter.clone()]);
+            suite.push_str(" --filter ");
+            suite.push_str(filter);
         }
-        Self::Tests { kernel: options.filter.is_empty(), suites: vec![suite.join(" ")] }
+        let drivers =
+            options.driver.as_deref().map_or_else(|| DRIVERS.to_vec(), |driver| vec![driver]);
+        let suites = drivers.iter().map(|driver| format!("--driver {driver}{suite}"));
+        Self::Tests { kernel: options.filter.is_empty(), suites: suites.collect() }
     }
 }
 

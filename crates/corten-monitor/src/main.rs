@@ -24,6 +24,7 @@ mod exec;
 mod exits;
 mod kill;
 mod monitor;
+mod ooms;
 mod ops;
 mod poll;
 mod program;

@@ -65,9 +65,6 @@ pub struct Case {
     pub judge: Judge,
     /// What it needs of the machine.
     pub needs: &'static [Need],
-    /// Whether it is one of those chosen for the guest, where all of them would take too long:
-    /// what cgroup v2, systemd or a full set of capabilities might change.
-    pub guest: bool,
 }
 
 impl Case {
@@ -89,16 +86,10 @@ impl Case {
         Self { judge: Judge::Ours, ..self }
     }
 
-    /// A case that is chosen for the guest.
-    #[must_use]
-    pub const fn guest(self) -> Self {
-        Self { guest: true, ..self }
-    }
-
     /// A case that needs something that not every machine has; the guest has most of it.
     #[must_use]
     pub const fn needs(self, needs: &'static [Need]) -> Self {
-        Self { needs, guest: true, ..self }
+        Self { needs, ..self }
     }
 }
 
@@ -112,7 +103,6 @@ macro_rules! case {
             manner: $crate::case::Manner::Parallel,
             judge: $crate::case::Judge::Any,
             needs: &[],
-            guest: false,
         }
     };
 }

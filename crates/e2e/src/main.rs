@@ -68,7 +68,6 @@ async fn run(arguments: &Arguments) -> Result<bool> {
         return Ok(true);
     }
     let mut cases = e2e::cases::all();
-    cases.retain(|case| case.guest || !arguments.guest);
     if !arguments.filter.is_empty() {
         let wanted = |case: &Case| arguments.filter.iter().any(|text| case.name.contains(text));
         cases.retain(wanted);
@@ -81,7 +80,8 @@ async fn run(arguments: &Arguments) -> Result<bool> {
     let program = arguments.program.clone().unwrap_or_else(program).canonicalize();
     e2e::runtime::set_command_line(program.context("our program is not built: run `make build`")?);
     let machine = Machine::look(arguments.driver)?;
-    machine.retain(&mut cases);
+    machine.retain(&mut cases, arguments.guest);
+    ensure!(!cases.is_empty(), "no case is for this machine");
     let mut results = Results::default();
     let mut columns = Vec::new();
     if arguments.runtime != Which::Containerd {

@@ -34,7 +34,7 @@ pub fn run(root: &Root, payload: &Payload, limit: Duration) -> Result<Outcome> {
     let console = payload.place().join("console.log");
     let mut outcome = Outcome::default();
     let mut end = None;
-    let ended = watch(&mut command(root, payload, &console, limit), |line| {
+    let ended = watch(command(root, payload, &console, limit), |line| {
         if let Some((passed, failed)) = counts(line) {
             outcome.passed += passed;
             outcome.failed += failed;

@@ -230,7 +230,8 @@ impl PodTask {
             Error::WrongState(format!("the monitor of sandbox {} is dead", self.id()))
         })?;
         let bundle = self.files.bundle(id);
-        let group = spec::make_cgroup(&self.inner, &record, &bundle).await?;
+        let program = self.program(&monitor)?;
+        let group = spec::make_cgroup(&self.inner, &record, &bundle, program.is_some()).await?;
         let active = self.inner.services.snapshots.get(id).ok_or_else(|| {
             Error::WrongState(format!("the root file system of container {id} is gone"))
         })?;
@@ -252,7 +253,7 @@ impl PodTask {
             tty: record.config.tty,
             stdin: record.config.stdin,
             stdin_once: record.config.stdin_once,
-            program: self.program(&monitor)?,
+            program,
         };
         let started = monitor.start_container(request).await;
         crate::run::release(group.holder).await;
@@ -273,7 +274,8 @@ impl PodTask {
                 self.id()
             )));
         }
-        Ok(Some(handler.program(&self.files.program_root())))
+        let driver = self.inner.services.cgroups.driver();
+        Ok(Some(handler.program(&self.files.program_root(), driver)))
     }
 
     /// Recursively read-only is what the kernel makes, or the handler's program.

@@ -39,11 +39,12 @@ pub(crate) struct Group {
     pub(crate) holder: Option<cgroups::Holder>,
 }
 
-/// Makes a container's cgroup with the limits of its specification.
+/// Makes a container's cgroup with the limits of its specification, unless a program does.
 pub(crate) async fn make_cgroup(
     inner: &Arc<Inner>,
     record: &ContainerRecord,
     bundle: &Path,
+    for_program: bool,
 ) -> Result<Group> {
     let (inner, text, file) = (inner.clone(), record.cgroup.clone(), bundle.join(SPEC_FILE));
     blocking(move || {
@@ -56,11 +57,17 @@ pub(crate) async fn make_cgroup(
             .unwrap_or_default();
         let failed = |source| Error::Cgroup { what: format!("create cgroup {text}"), source };
         let path: CgroupPath = text.parse().map_err(failed)?;
-        let created = inner.services.cgroups.create(&path, &resources).map_err(failed)?;
-        for skipped in created.skipped {
-            warn!(limit = %skipped.limit, "not limited: {}", skipped.reason);
-        }
-        let group = created.cgroup;
+        let cgroups = &inner.services.cgroups;
+        // A program makes its scope by itself: systemd takes none that is there already.
+        let (group, holder) = if for_program && cgroups.driver() == cgroups::Driver::Systemd {
+            (cgroups.open(&path), None)
+        } else {
+            let created = cgroups.create(&path, &resources).map_err(failed)?;
+            for skipped in created.skipped {
+                warn!(limit = %skipped.limit, "not limited: {}", skipped.reason);
+            }
+            (created.cgroup, created.holder)
+        };
         let oom_files = match group.oom_files() {
             Some(OomFiles::V1 { oom_control, .. }) => {
                 vec![OomFile { path: oom_control, kind: OomFileKind::V1OomControl }]
@@ -71,7 +78,7 @@ pub(crate) async fn make_cgroup(
             None => Vec::new(),
         };
         Ok(Group {
-            holder: created.holder,
+            holder,
             oom_files,
             kill: KillCgroup {
                 kill_file: group.kill_file(),

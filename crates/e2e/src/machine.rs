@@ -14,6 +14,8 @@ use crate::case::{Case, Need};
 const CHOSEN: &[&str] = &[
     "container.life",
     "exec.timeout_",
+    "handler.life",
+    "handler.same_surroundings_as_native",
     "mount.propagation_from_the_host",
     "namespace.cgroups_are_its_own",
     "namespace.pid_of_the_pod_reaps",
@@ -23,6 +25,8 @@ const CHOSEN: &[&str] = &[
     "restart.exit_while_the_daemon_is_away",
     "restart.killed_daemon_finds_everything",
     "stop.ends_all_processes",
+    "update.applies_at_once",
+    "update.survives_the_daemon",
 ];
 
 /// The same, where it makes no difference who makes cgroups.

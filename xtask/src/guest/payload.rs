@@ -81,7 +81,7 @@ impl Payload {
         }
         let suite = tree.join("bin/e2e");
         copy(&compiled(&["build", "--package", "e2e", "--bin", "e2e"])?, &suite)?;
-        // Here that takes a tenth of the time that it takes there.
+        // There it would take much longer.
         run(Command::new(suite).arg("--build-images").arg(tree.join("images")))?;
         write_work(&tree, work)?;
         let disk = place.join("payload.img");

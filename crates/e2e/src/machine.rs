@@ -14,8 +14,8 @@ use crate::case::{Case, Need};
 const CHOSEN: &[&str] = &[
     "container.life",
     "exec.timeout_",
+    "handler.each_program_of_the_machine",
     "handler.life",
-    "handler.same_surroundings_as_native",
     "mount.propagation_from_the_host",
     "namespace.cgroups_are_its_own",
     "namespace.pid_of_the_pod_reaps",

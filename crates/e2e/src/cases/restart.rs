@@ -89,7 +89,8 @@ async fn exit_meanwhile(c: &Context) -> Result<()> {
 
 /// A process in a container's own group, as the host numbers it.
 fn process_of(_: &Context, id: &str) -> Result<u32> {
-    let processes = crate::process::group_value("pids", id, "cgroup.procs")?;
+    let controller = crate::process::controllers(&["pids"])[0];
+    let processes = crate::process::group_value(controller, id, "cgroup.procs")?;
     let first = processes.lines().next().context("the container has no process")?;
     Ok(first.parse()?)
 }

@@ -1,6 +1,6 @@
 # What people and the pipeline call. The work is in scripts/ and xtask/.
 
-.PHONY: help setup check build test e2e demo
+.PHONY: help setup check build test e2e guest demo
 
 help:
 	@echo "make demo    run a pod on this machine, from an image to its removal, and audit what is left"
@@ -8,6 +8,7 @@ help:
 	@echo "make check   formatting, lints, dependency edges, licences, bans and sources"
 	@echo "make build   static programs into target/dist"
 	@echo "make e2e     end-to-end tests only; RUNTIME=corten|containerd|both FILTER=text"
+	@echo "make guest   all end-to-end tests on cgroup v2, in an emulated machine; FILTER=text"
 	@echo "make setup   install the Debian packages that tests and the demo need"
 
 setup:
@@ -24,6 +25,9 @@ test: setup
 
 e2e: setup build
 	@cargo run --locked --quiet --package e2e --bin e2e -- --runtime $(or $(RUNTIME),both) $(if $(FILTER),--filter $(FILTER))
+
+guest: setup
+	@cargo run --locked --quiet --package xtask -- guest $(if $(FILTER),--filter $(FILTER))
 
 demo: setup build
 	@cargo run --locked --quiet --package e2e --bin demo

@@ -4,6 +4,7 @@
 mod build;
 mod command;
 mod edges;
+mod guest;
 mod metadata;
 mod policy;
 mod source;
@@ -33,8 +34,10 @@ enum Task {
     CheckFast,
     /// Builds the two programs static into target/dist.
     Build,
-    /// Everything: checks, unit tests, programs, end-to-end tests.
+    /// Everything: checks, unit tests, programs, end-to-end tests here and in the guest.
     Test,
+    /// End-to-end and kernel tests in an emulated machine: cgroup v2, systemd, AppArmor.
+    Guest(guest::Options),
 }
 
 fn main() -> ExitCode {
@@ -62,6 +65,9 @@ fn run(task: &Task) -> Result<bool> {
             check(&mut tally, true);
             test::unit(&mut tally);
             test::end_to_end(&mut tally);
+        }
+        Task::Guest(options) => {
+            test::in_guest(&mut tally, || guest::run(options));
         }
     }
     Ok(tally.print())

@@ -2,8 +2,11 @@
 
 use std::process::{Command, Stdio};
 
+use anyhow::Result;
+
 use crate::build;
 use crate::command::{cargo_program, watch};
+use crate::guest::{self, Outcome};
 use crate::tally::Tally;
 
 /// Tests beside the code, with cargo-nextest where it is installed.
@@ -33,6 +36,26 @@ pub fn end_to_end(tally: &mut Tally) {
         suite.args(["--locked", "--quiet", "--package", "e2e", "--bin", "e2e", "--"]);
         suite.args(["--runtime", "both"]);
         counted(tally, "end-to-end tests", suite);
+        in_guest(tally, || guest::run_chosen(&build::dist()));
+    }
+}
+
+/// Tests in the guest, which counts by itself.
+pub fn in_guest(tally: &mut Tally, run: impl FnOnce() -> Result<Outcome>) {
+    const NAME: &str = "tests in the guest";
+    println!("== {NAME}");
+    match run() {
+        Ok(outcome) => {
+            tally.add(NAME, outcome.passed, outcome.failed);
+            match outcome.broken {
+                Some(why) => tally.fail(NAME, &why),
+                None if outcome.passed + outcome.failed == 0 => {
+                    tally.fail(NAME, "nothing was counted")
+                }
+                None => {}
+            }
+        }
+        Err(error) => tally.fail(NAME, &format!("{error:#}")),
     }
 }
 
@@ -73,7 +96,7 @@ fn counted(tally: &mut Tally, name: &str, mut command: Command) {
 }
 
 /// The counts in the summary line of cargo test, cargo-nextest or our suite.
-fn counts(line: &str) -> Option<(u64, u64)> {
+pub fn counts(line: &str) -> Option<(u64, u64)> {
     let line = line.trim();
     let summary = line.starts_with("test result: ")
         || line.starts_with("Summary [")

@@ -52,9 +52,18 @@ fn compile(rules: &[DeviceRule]) -> io::Result<Vec<Instruction>> {
     ];
     for rule in rules.iter().rev() {
         program.extend(block(rule)?);
+        // The kernel refuses a program with instructions that nothing leads to.
+        if is_for_all(rule) {
+            return Ok(program);
+        }
     }
     program.extend(answer(false));
     Ok(program)
+}
+
+/// Tells whether a rule matches every access.
+fn is_for_all(rule: &DeviceRule) -> bool {
+    rule.kind == DeviceKind::All && rule.access == DeviceAccess::ALL
 }
 
 fn block(rule: &DeviceRule) -> io::Result<Vec<Instruction>> {

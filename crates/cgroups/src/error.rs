@@ -8,6 +8,36 @@ pub enum CgroupError {
     /// No hierarchy is mounted.
     #[error("no cgroup hierarchy is mounted")]
     NoHierarchy,
+    /// The systemd driver where it cannot be.
+    #[error("the systemd driver needs systemd as first process and cgroup v2 alone")]
+    NoSystemd,
+    /// systemd refused or did not answer.
+    #[error("failed to {action} {unit}")]
+    Systemd {
+        /// The step.
+        action: &'static str,
+        /// The unit.
+        unit: String,
+        /// The cause.
+        #[source]
+        source: Box<zbus::Error>,
+    },
+    /// A job of systemd's that failed.
+    #[error("failed to {action} {unit}: systemd's job ended as \"{result}\"")]
+    Job {
+        /// The step.
+        action: &'static str,
+        /// The unit.
+        unit: String,
+        /// What systemd says.
+        result: String,
+    },
+    /// A unit that neither starts nor takes a process.
+    #[error("unit {unit} is being started or stopped all the time")]
+    UnitPasses {
+        /// The unit.
+        unit: String,
+    },
     /// A path that no cgroup may have.
     #[error("bad cgroup path \"{path}\": {reason}")]
     BadPath {

@@ -1,16 +1,20 @@
 //! Control groups: paths, limits, device rules, figures, out-of-memory counts,
 //! freezing, killing and removing; on cgroup v1, v1 with the unified tree (hybrid)
-//! and v2, by the cgroupfs driver.
+//! and v2, by the cgroupfs driver; on v2 also by systemd's.
 #![forbid(unsafe_code)]
 
 mod devices;
 mod error;
 mod files;
+mod hold;
 mod layout;
 mod life;
 mod path;
 mod resources;
+mod scope;
 mod stats;
+mod systemd;
+mod unit;
 mod v1;
 mod v2;
 
@@ -22,8 +26,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use layout::Layout;
+use scope::Scopes;
 
 pub use error::CgroupError;
+pub use hold::{HOLD_ARGUMENT, Holder};
 pub use path::{CgroupPath, Driver, validate_parent};
 pub use resources::{DeviceAccess, DeviceKind, DeviceRule, HugepageLimit, Resources};
 pub use stats::{MemoryStats, Stats};
@@ -47,6 +53,8 @@ pub enum Mode {
 #[derive(Debug, Clone)]
 pub struct Cgroups {
     layout: Arc<Layout>,
+    /// Where systemd makes them.
+    scopes: Option<Arc<Scopes>>,
 }
 
 /// A limit that the machine cannot enforce, because a controller or file is absent.
@@ -65,14 +73,17 @@ pub struct Created {
     pub cgroup: Cgroup,
     /// What could not be limited.
     pub skipped: Vec<SkippedLimit>,
+    /// What keeps a cgroup of systemd's until a process was placed in it.
+    pub holder: Option<Holder>,
 }
 
 /// A cgroup: its directories in all hierarchies, whether they are there or not. After a
 /// restart it is opened again by its path.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Cgroup {
     path: CgroupPath,
     layout: Arc<Layout>,
+    scopes: Option<Arc<Scopes>>,
 }
 
 /// Files that tell of out-of-memory kills.
@@ -98,12 +109,56 @@ impl Cgroups {
     /// # Errors
     /// Fails where none is mounted.
     pub fn detect() -> Result<Self, CgroupError> {
-        Ok(Self { layout: Arc::new(Layout::detect()?) })
+        Ok(Self { layout: Arc::new(Layout::detect()?), scopes: None })
     }
 
     /// Returns which hierarchies there are.
     pub fn mode(&self) -> Mode {
         self.layout.mode()
+    }
+
+    /// Returns the path of our own parent, as it is configured, of all else that is made.
+    ///
+    /// # Errors
+    /// Fails where it is no path that this driver has.
+    pub fn top(&self, configured: &str) -> Result<String, CgroupError> {
+        validate_parent(self.driver(), configured)?;
+        match self.driver() {
+            Driver::Cgroupfs => Ok(configured.trim_end_matches('/').to_owned()),
+            Driver::Systemd => unit::slice_path(configured),
+        }
+    }
+
+    /// Returns the path of a sandbox's parent: as it was asked for, or, where nothing was,
+    /// one of the sandbox's own below `default`.
+    ///
+    /// # Errors
+    /// Fails where it is no path that this driver has.
+    pub fn parent(&self, asked: &str, default: &str, id: &str) -> Result<String, CgroupError> {
+        validate_parent(self.driver(), asked)?;
+        match (self.driver(), asked) {
+            (Driver::Cgroupfs, "") => Ok(format!("{default}/pod-{id}")),
+            (Driver::Cgroupfs, asked) => Ok(asked.to_owned()),
+            (Driver::Systemd, "") => unit::slice_path(&unit::pod_slice(default, id)),
+            (Driver::Systemd, asked) => unit::slice_path(asked),
+        }
+    }
+
+    /// Returns the path of the cgroup that is called `name` below a parent: a directory,
+    /// or systemd's scope.
+    pub fn leaf(&self, parent: &str, name: &str) -> String {
+        match self.driver() {
+            Driver::Cgroupfs => format!("{parent}/{name}"),
+            Driver::Systemd => format!("{parent}/{}", unit::scope(name)),
+        }
+    }
+
+    /// Returns how a specification names a cgroup, for programs that make it themselves.
+    pub fn for_specification(&self, path: &str) -> String {
+        match (self.driver(), path.parse()) {
+            (Driver::Systemd, Ok(path)) => unit::for_specification(&path),
+            _ => path.to_owned(),
+        }
     }
 
     /// Makes the cgroup `path` in every hierarchy, with the missing parents, and
@@ -114,6 +169,9 @@ impl Cgroups {
     pub fn create(&self, path: &CgroupPath, resources: &Resources) -> Result<Created, CgroupError> {
         if self.mode() == Mode::Unified {
             v2::check(resources)?;
+        }
+        if let Some(scopes) = self.scopes.as_deref().filter(|_| unit::is_scope(path)) {
+            return self.create_scope(scopes, path, resources);
         }
         let mut attempt = 1;
         loop {
@@ -137,7 +195,7 @@ impl Cgroups {
         let result =
             self.make(path, &mut made).and_then(|()| cgroup.apply(resources, &mut skipped));
         match result {
-            Ok(()) => Ok(Created { cgroup, skipped }),
+            Ok(()) => Ok(Created { cgroup, skipped, holder: None }),
             Err(error) => {
                 for dir in made.iter().rev() {
                     // One that is in use meanwhile is somebody else's too.
@@ -158,7 +216,7 @@ impl Cgroups {
 
     /// Describes the cgroup `path`, whether it is there or not.
     pub fn open(&self, path: &CgroupPath) -> Cgroup {
-        Cgroup { path: path.clone(), layout: self.layout.clone() }
+        Cgroup { path: path.clone(), layout: self.layout.clone(), scopes: self.scopes.clone() }
     }
 }
 
@@ -216,6 +274,7 @@ impl Cgroup {
     /// Fails where a limit is refused.
     pub fn update(&self, resources: &Resources) -> Result<Vec<SkippedLimit>, CgroupError> {
         let mut skipped = Vec::new();
+        self.tell_systemd(resources)?;
         self.apply(resources, &mut skipped)?;
         Ok(skipped)
     }

@@ -17,7 +17,7 @@ use crate::{
 /// How long a cgroup may take to freeze.
 const FREEZE_LIMIT: Duration = Duration::from_secs(1);
 /// How long dying processes may keep a cgroup.
-const REMOVE_LIMIT: Duration = Duration::from_secs(3);
+pub(crate) const REMOVE_LIMIT: Duration = Duration::from_secs(3);
 /// How often processes are looked for while they fork away from being killed.
 const KILL_ROUNDS: usize = 32;
 /// How many handles of processes are open at once.
@@ -159,6 +159,7 @@ impl Cgroup {
     /// # Errors
     /// Fails where processes remain.
     pub fn remove(&self) -> Result<(), CgroupError> {
+        self.stop_unit()?;
         for dir in self.layout.dirs(&self.path) {
             remove_tree(&dir)?;
         }
@@ -167,6 +168,7 @@ impl Cgroup {
 
     /// Removes the cgroup where nothing is in it or below it; otherwise does nothing.
     pub fn remove_if_empty(&self) {
+        self.stop_slice_if_empty();
         for dir in self.layout.dirs(&self.path) {
             let _ = fs::remove_dir(dir);
         }
@@ -181,7 +183,7 @@ impl Cgroup {
             let is_ours = path == top.as_str()
                 || path.strip_prefix(top.as_str()).is_some_and(|r| r.starts_with('/'));
             let Some(parent) = is_ours.then(|| path.parse().ok()).flatten() else { return };
-            Self { path: parent, layout: self.layout.clone() }.remove_if_empty();
+            Self { path: parent, ..self.clone() }.remove_if_empty();
         }
     }
 }

@@ -129,13 +129,13 @@ pub fn validate_parent(driver: Driver, parent: &str) -> Result<(), CgroupError> 
         _ if parent.is_empty() => Ok(()),
         Driver::Cgroupfs if last.ends_with(".slice") => Err(wrong(Driver::Systemd)),
         Driver::Cgroupfs => CgroupPath::new(parent, "leaf").map(|_| ()),
-        Driver::Systemd if last.ends_with(".slice") => Ok(()),
+        Driver::Systemd if last.ends_with(".slice") => crate::unit::slice_path(parent).map(|_| ()),
         Driver::Systemd => Err(wrong(Driver::Cgroupfs)),
     }
 }
 
 /// Cuts foreign text to a length that can be logged.
-fn cut(text: &str) -> String {
+pub(crate) fn cut(text: &str) -> String {
     text.chars().take(300).collect()
 }
 

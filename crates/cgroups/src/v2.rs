@@ -35,7 +35,7 @@ pub(crate) fn create(
 /// A controller that cannot be passed down (threads of the parent, a delegation that
 /// ends here) is missing in the cgroup below, and its limits are then reported as
 /// skipped: no error here.
-fn pass_controllers_down(dir: &Path) {
+pub(crate) fn pass_controllers_down(dir: &Path) {
     let here = fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
     let below = fs::read_to_string(dir.join("cgroup.subtree_control")).unwrap_or_default();
     for controller in here.split_whitespace().filter(|c| !below.split_whitespace().any(|b| b == *c))
@@ -97,7 +97,7 @@ pub(crate) fn apply(
 }
 
 /// v1 and OCI count memory and swap together, v2 counts swap alone.
-fn swap_alone(resources: &Resources) -> Option<i64> {
+pub(crate) fn swap_alone(resources: &Resources) -> Option<i64> {
     match (resources.memory_swap_limit?, resources.memory_limit) {
         (both, _) if both < 0 => Some(-1),
         (both, Some(memory)) if memory >= 0 => Some((both - memory).max(0)),
@@ -106,7 +106,7 @@ fn swap_alone(resources: &Resources) -> Option<i64> {
 }
 
 /// Shares 2 to 262144 to weights 1 to 10000, linearly, as runc does.
-fn weight(shares: u64) -> u64 {
+pub(crate) fn weight(shares: u64) -> u64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
 }
 

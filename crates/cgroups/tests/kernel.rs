@@ -182,7 +182,16 @@ fn device_programs_hold_in_the_unified_tree() {
     };
     let script =
         "( exec 3</dev/zero ) 2>/dev/null; echo zero $?; ( exec 3</dev/null ); echo null $?";
-    for (rules, zero) in [(vec![null], false), (vec![DeviceRule { minor: None, ..null }], true)] {
+    let all = DeviceRule { kind: DeviceKind::All, ..null };
+    let none = DeviceRule { allow: false, ..all };
+    for (rules, zero) in [
+        (vec![null], false),
+        (vec![DeviceRule { minor: None, ..null }], true),
+        // What matches everything makes what is before it unreachable.
+        (vec![none, null], false),
+        (vec![null, none, all], true),
+        (vec![all, none, null], false),
+    ] {
         cgroups::testing_replace_device_program(&dir, &rules).unwrap();
         let child = place(&cgroup, vec![dir.join("cgroup.procs")], script);
         let output = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
@@ -196,7 +205,12 @@ fn device_programs_hold_in_the_unified_tree() {
 fn what_is_in_v1_alone_is_killed_too() {
     let tree = Tree::new("v1");
     let cgroup = tree.create("a", &Resources::default());
-    let mut child = place(&cgroup, cgroup.v1_procs_files(), "exec sleep 1000");
+    // Where v2 is alone there is nothing but the unified tree.
+    let files = match tree.cgroups.mode() {
+        Mode::Unified => cgroup.procs_files(),
+        Mode::V1 | Mode::Hybrid => cgroup.v1_procs_files(),
+    };
+    let mut child = place(&cgroup, files, "exec sleep 1000");
     cgroup.kill().unwrap();
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&child.wait().unwrap()), Some(9));
 }

@@ -7,7 +7,7 @@ use std::{
 
 use toml::{Table, Value};
 
-use crate::Config;
+use crate::{CgroupDriver, Config};
 
 /// The most bytes that a configuration file may have.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -232,10 +232,17 @@ fn check(config: &Config) -> Result<(), ConfigError> {
             return value("images.content_dirs", "the paths must be absolute");
         }
     }
-    if !config.cgroups.parent.starts_with('/')
-        || config.cgroups.parent.split('/').any(|p| p == "..")
-    {
-        return value("cgroups.parent", "the path must be absolute, without \"..\"");
+    let parent = config.cgroups.parent();
+    match config.cgroups.driver {
+        CgroupDriver::Cgroupfs
+            if !parent.starts_with('/') || parent.split('/').any(|p| p == "..") =>
+        {
+            return value("cgroups.parent", "the path must be absolute, without \"..\"");
+        }
+        CgroupDriver::Systemd if !parent.ends_with(".slice") => {
+            return value("cgroups.parent", "with the systemd driver it is the name of a slice");
+        }
+        CgroupDriver::Cgroupfs | CgroupDriver::Systemd => {}
     }
     if config.network.bridge.is_empty() || config.network.bridge.len() > 15 {
         return value("network.bridge", "an interface's name has 1 to 15 characters");
@@ -343,6 +350,8 @@ mod tests {
         for bad in [
             "root = \"relative\"",
             "[cgroups]\nparent = \"/a/../b\"",
+            "[cgroups]\ndriver = \"systemd\"\nparent = \"/a\"",
+            "[cgroups]\ndriver = \"runc\"",
             "[images]\nmax_parallel_layers = 0",
             "[images]\nmax_parallel_per_registry = 0",
             "[images]\nprogress_timeout_s = 0",

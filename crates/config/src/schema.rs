@@ -241,21 +241,29 @@ pub enum CgroupDriver {
     /// This runtime, by the file system.
     #[default]
     Cgroupfs,
+    /// systemd, where it is the first process and the machine has cgroup v2.
+    Systemd,
 }
 
 /// Control groups.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Cgroups {
     /// Who manages them.
     pub driver: CgroupDriver,
-    /// The parent of pods whose configuration names none, and of the monitors.
+    /// The parent of pods whose configuration names none, and of the monitors: a path, or
+    /// with systemd a slice. Empty means `/corten`, or `corten.slice`.
     pub parent: String,
 }
 
-impl Default for Cgroups {
-    fn default() -> Self {
-        Self { driver: CgroupDriver::Cgroupfs, parent: "/corten".into() }
+impl Cgroups {
+    /// The parent, where none is configured the driver's own.
+    pub fn parent(&self) -> &str {
+        match (self.parent.as_str(), self.driver) {
+            ("", CgroupDriver::Cgroupfs) => "/corten",
+            ("", CgroupDriver::Systemd) => "corten.slice",
+            (configured, _) => configured,
+        }
     }
 }
 

@@ -214,6 +214,7 @@ impl Monitor {
         let stdio = theirs.as_ref().map_or(Stdio::Terminal, stream::Theirs::stdio);
         // Streams are watched first: a container whose output nobody reads must not start.
         let streams = self.watch_streams(&wanted.id, outputs.into_iter().flatten())?;
+        self.begin_counting(&wanted.oom_files);
         let begun = match &wanted.program {
             None => self.launch(connection, request, &wanted, stdio).map(|(starting, process)| {
                 (Phase::Starting(Box::new(starting)), Some(process), None)

@@ -34,9 +34,12 @@ impl Monitor {
             return;
         }
         let Phase::Running = container.phase else { return };
+        // First of all: the cgroup may be taken away now that it is empty.
+        let kills = self.has_oom_kills(id);
+        let Some(container) = self.containers.get_mut(id) else { return };
         // What it left behind in its cgroup ends with it.
         kill_cgroup(&container.kill);
-        let oom_killed = !container.killed && exits::was_oom_killed(end, &container.oom_files);
+        let oom_killed = !container.killed && kills && exits::was_killed(end);
         let exit = exits::exit_of(end, oom_killed);
         if let Err(error) = exits::record(&self.arguments.state_dir, id, container.pid, &exit) {
             say(&format!("{id}: its exit ({}) could not be recorded: {error}", exit.code));

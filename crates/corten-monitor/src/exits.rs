@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use monitor_proto::{EXIT_RECORD_VERSION, EXITS_DIR, Exit, ExitRecord, OomFile, OomFileKind};
+use monitor_proto::{EXIT_RECORD_VERSION, EXITS_DIR, Exit, ExitRecord};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, Signal, pidfd_send_signal};
 use sys::pidfd;
@@ -35,20 +35,9 @@ pub(crate) fn now_ns() -> i64 {
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// Whether a container's first process was killed for want of memory: the kernel has killed in
-/// its cgroup, and it ended as one does that was killed, or whose only child was.
-pub(crate) fn was_oom_killed(end: pidfd::Exit, files: &[OomFile]) -> bool {
+/// Whether a process ended as one does that was killed, or whose only child was.
+pub(crate) fn was_killed(end: pidfd::Exit) -> bool {
     end.shell_code() == pidfd::Exit::Signal(Signal::KILL.as_raw()).shell_code()
-        && files.iter().any(has_oom_kills)
-}
-
-fn has_oom_kills(file: &OomFile) -> bool {
-    let Ok(text) = fs::read_to_string(&file.path) else { return false };
-    let key = match file.kind {
-        OomFileKind::V1OomControl | OomFileKind::V2Events => "oom_kill ",
-    };
-    let count = text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse::<u64>().ok());
-    count.is_some_and(|count| count > 0)
 }
 
 /// Writes an exit record: aside, then renamed. No sync: it must outlive processes, and a
@@ -144,29 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn oom_kills_are_counted_in_both_forms() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("f");
-        for (text, expected) in [
-            ("oom_kill_disable 0\nunder_oom 0\noom_kill 1\n", true),
-            ("oom_kill_disable 0\nunder_oom 0\noom_kill 0\n", false),
-            ("low 0\nhigh 0\nmax 3\noom 1\noom_kill 2\noom_group_kill 0\n", true),
-            ("nonsense", false),
-        ] {
-            fs::write(&path, text).unwrap();
-            let file = OomFile { path: path.clone(), kind: OomFileKind::V2Events };
-            assert_eq!(has_oom_kills(&file), expected, "{text}");
-        }
-        let missing = OomFile { path: dir.path().join("none"), kind: OomFileKind::V1OomControl };
-        assert!(!has_oom_kills(&missing));
-    }
-
-    #[test]
-    fn only_who_died_of_it_was_killed_for_want_of_memory() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("f");
-        fs::write(&path, "oom_kill 1\n").unwrap();
-        let files = [OomFile { path, kind: OomFileKind::V2Events }];
+    fn who_was_killed_ended_so() {
         for (end, expected) in [
             (pidfd::Exit::Signal(9), true),
             // A shell whose command was killed says so by its own code.
@@ -175,7 +142,7 @@ mod tests {
             (pidfd::Exit::Code(1), false),
             (pidfd::Exit::Signal(15), false),
         ] {
-            assert_eq!(was_oom_killed(end, &files), expected, "{end:?}");
+            assert_eq!(was_killed(end), expected, "{end:?}");
         }
     }
 

@@ -25,6 +25,7 @@ mod exec;
 mod exits;
 mod kill;
 mod monitor;
+mod ooms;
 mod ops;
 mod poll;
 mod program;
@@ -43,6 +44,9 @@ fn main() -> ExitCode {
     }
     if let Some(scratch) = setup::probe_directory() {
         return probe(&scratch);
+    }
+    if setup::is_asked_to_hold() {
+        return setup::hold();
     }
     let arguments = match setup::arguments() {
         Ok(arguments) => arguments,

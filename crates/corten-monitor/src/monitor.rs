@@ -15,6 +15,7 @@ use crate::attach::Attached;
 use crate::connection::Connection;
 use crate::container::{Container, Phase};
 use crate::exec::ExecSession;
+use crate::ooms::Ooms;
 use crate::poll::{Poll, Source};
 use crate::program::{Run, Stranger};
 use crate::say;
@@ -48,6 +49,8 @@ pub(crate) struct Monitor {
     pub(crate) programs: HashMap<u64, Run>,
     /// Children that ended before anybody said whose they are.
     pub(crate) strangers: Vec<Stranger>,
+    /// What was counted above the containers' cgroups.
+    pub(crate) ooms: HashMap<PathBuf, Ooms>,
     pub(crate) made: Option<MakeSandbox>,
     pub(crate) namespaces: NamespaceHandles,
     pub(crate) reaper: Option<Reaper>,
@@ -76,6 +79,7 @@ impl Monitor {
             containers: HashMap::new(),
             execs: HashMap::new(),
             attached: HashMap::new(),
+            ooms: HashMap::new(),
             exec_dirs: Vec::new(),
             programs: HashMap::new(),
             strangers: Vec::new(),

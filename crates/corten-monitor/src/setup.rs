@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{set_child_subreaper, umask};
@@ -26,6 +27,18 @@ pub(crate) fn probe_directory() -> Option<PathBuf> {
     let mut given = std::env::args_os().skip(1);
     let is_probe = given.next().is_some_and(|name| name == "--probe-user-namespaces");
     given.next().filter(|_| is_probe).map(PathBuf::from)
+}
+
+/// Whether it is to keep a cgroup of systemd's: `--hold`.
+pub(crate) fn is_asked_to_hold() -> bool {
+    std::env::args_os().nth(1).is_some_and(|argument| argument == "--hold")
+}
+
+/// Waits until the daemon has no more need of it, or has ended.
+pub(crate) fn hold() -> ExitCode {
+    let mut byte = [0];
+    while rustix::io::read(rustix::stdio::stdin(), &mut byte).is_ok_and(|count| count > 0) {}
+    ExitCode::SUCCESS
 }
 
 /// Reads `--sandbox ID --state-dir DIR`.

@@ -30,6 +30,28 @@ pub enum Judge {
     Ours,
 }
 
+/// What a case needs of the machine. Where it is not there the case is not run, and that
+/// is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Cgroup v2 alone.
+    UnifiedCgroups,
+    /// systemd as first process.
+    Systemd,
+    /// A daemon that lets systemd make its cgroups.
+    SystemdDriver,
+    /// A daemon that makes its cgroups by itself.
+    CgroupfsDriver,
+    /// A kernel with AppArmor.
+    AppArmor,
+    /// A kernel without AppArmor.
+    NoAppArmor,
+    /// No capability taken from root.
+    FullCapabilities,
+    /// The project's own files, and the package archives of its languages.
+    Workshop,
+}
+
 /// A test.
 #[derive(Clone, Copy)]
 pub struct Case {
@@ -41,6 +63,8 @@ pub struct Case {
     pub manner: Manner,
     /// Against whom.
     pub judge: Judge,
+    /// What it needs of the machine.
+    pub needs: &'static [Need],
 }
 
 impl Case {
@@ -61,6 +85,12 @@ impl Case {
     pub const fn ours(self) -> Self {
         Self { judge: Judge::Ours, ..self }
     }
+
+    /// A case that needs something that not every machine has; the guest has most of it.
+    #[must_use]
+    pub const fn needs(self, needs: &'static [Need]) -> Self {
+        Self { needs, ..self }
+    }
 }
 
 /// Makes a case of a name and an async function of the module.
@@ -72,6 +102,7 @@ macro_rules! case {
             run: |context| Box::pin($function(context)),
             manner: $crate::case::Manner::Parallel,
             judge: $crate::case::Judge::Any,
+            needs: &[],
         }
     };
 }

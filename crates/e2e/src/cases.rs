@@ -2,6 +2,7 @@
 
 use crate::case::Case;
 
+mod apparmor;
 mod builtin;
 mod cli;
 mod cli_streams;
@@ -33,6 +34,8 @@ mod stop;
 mod streaming;
 mod streaming_foreign;
 mod streaming_restart;
+mod systemd;
+mod unified;
 mod update;
 mod user_namespaces;
 mod users;
@@ -42,6 +45,7 @@ mod volumes;
 #[must_use]
 pub fn all() -> Vec<Case> {
     [
+        apparmor::CASES,
         builtin::CASES,
         cli_streams::CASES,
         cli::CASES,
@@ -73,6 +77,8 @@ pub fn all() -> Vec<Case> {
         streaming::CASES,
         streaming_foreign::CASES,
         streaming_restart::CASES,
+        systemd::CASES,
+        unified::CASES,
         update::CASES,
         user_namespaces::CASES,
         users::CASES,

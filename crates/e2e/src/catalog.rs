@@ -1,5 +1,7 @@
 //! The images that the cases use, in a registry on loopback.
 
+use std::path::Path;
+
 use anyhow::Result;
 use serde_json::json;
 use testing::image::{Compression, Image, LayerBuilder, Layout, busybox, web_server};
@@ -19,6 +21,14 @@ pub struct Catalog {
 }
 
 impl Catalog {
+    /// Takes the images from a directory to which they were saved.
+    ///
+    /// # Errors
+    /// If the registry does not start.
+    pub fn open(ground: &Ground, saved: &Path) -> Result<Self> {
+        Ok(Self { registry: Registry::start_with(ground, Some(saved))?, busybox: busybox()? })
+    }
+
     /// Builds the images and pushes them.
     ///
     /// # Errors

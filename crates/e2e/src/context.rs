@@ -18,6 +18,7 @@ use cri_proto::v1::{
     PullImageRequest, RemoveContainerRequest, RemoveImageRequest, RemovePodSandboxRequest,
     RunPodSandboxRequest, StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
 };
+use testing::wait::patient;
 
 use crate::catalog::BUSYBOX;
 use crate::runtime::Runtime;
@@ -344,7 +345,7 @@ impl Context {
     pub async fn pull(&self, name: &str) -> Result<String> {
         let request =
             PullImageRequest { image: Some(image_spec(name)), ..PullImageRequest::default() };
-        let limit = Duration::from_secs(120);
+        let limit = patient(Duration::from_secs(120));
         let answer = tokio::time::timeout(limit, self.runtime.images.pull_image(request)).await;
         let reference = answer.context("the pull does not end")??.image_ref;
         ensure!(!reference.is_empty(), "the pulled image has no reference");
@@ -412,12 +413,13 @@ pub async fn until<T, F: Future<Output = Result<Option<T>>>>(
     what: &str,
     mut condition: impl FnMut() -> F,
 ) -> Result<T> {
+    let limit = patient(limit);
     let looking = async {
         loop {
             if let Some(value) = condition().await? {
                 return Ok(value);
             }
-            tokio::time::sleep(testing::wait::INTERVAL).await;
+            tokio::time::sleep(testing::wait::interval()).await;
         }
     };
     match tokio::time::timeout(limit, looking).await {

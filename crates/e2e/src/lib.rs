@@ -12,6 +12,7 @@ pub mod cases;
 pub mod catalog;
 pub mod context;
 pub mod logs;
+pub mod machine;
 pub mod process;
 pub mod report;
 pub mod runner;

@@ -9,9 +9,10 @@ use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, ValueEnum};
 use e2e::case::Case;
 use e2e::catalog::Catalog;
+use e2e::machine::Machine;
 use e2e::report::Results;
 use e2e::runtime::{Kind, Runtime};
-use testing::{Containerd, Ground};
+use testing::{Containerd, Driver, Ground};
 
 /// End-to-end tests of CRI runtimes.
 #[derive(Parser)]
@@ -25,9 +26,21 @@ struct Arguments {
     /// Our program; its monitor is beside it.
     #[arg(long)]
     program: Option<PathBuf>,
+    /// Only the cases that are chosen for the guest.
+    #[arg(long)]
+    guest: bool,
+    /// Who makes our cgroups.
+    #[arg(long, default_value = "cgroupfs")]
+    driver: Driver,
     /// Shows the cases' names.
     #[arg(long)]
     list: bool,
+    /// Builds the images into this directory and does nothing else.
+    #[arg(long)]
+    build_images: Option<PathBuf>,
+    /// Takes the images from there instead of building them.
+    #[arg(long)]
+    images: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -50,6 +63,10 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn run(arguments: &Arguments) -> Result<bool> {
+    if let Some(to) = &arguments.build_images {
+        Catalog::build(&Ground::new()?)?.registry.save(to)?;
+        return Ok(true);
+    }
     let mut cases = e2e::cases::all();
     if !arguments.filter.is_empty() {
         let wanted = |case: &Case| arguments.filter.iter().any(|text| case.name.contains(text));
@@ -62,14 +79,17 @@ async fn run(arguments: &Arguments) -> Result<bool> {
     }
     let program = arguments.program.clone().unwrap_or_else(program).canonicalize();
     e2e::runtime::set_command_line(program.context("our program is not built: run `make build`")?);
+    let machine = Machine::look(arguments.driver)?;
+    machine.retain(&mut cases, arguments.guest);
+    ensure!(!cases.is_empty(), "no case is for this machine");
     let mut results = Results::default();
     let mut columns = Vec::new();
     if arguments.runtime != Which::Containerd {
-        results.merge(against(Kind::Corten, &cases).await?);
+        results.merge(against(Kind::Corten, arguments, &cases).await?);
         columns.push((Kind::Corten, format!("corten {}", env!("CARGO_PKG_VERSION"))));
     }
     if arguments.runtime != Which::Corten {
-        results.merge(against(Kind::Containerd, &cases).await?);
+        results.merge(against(Kind::Containerd, arguments, &cases).await?);
         columns.push((Kind::Containerd, format!("containerd {}", Containerd::version()?)));
     }
     results.print(&columns);
@@ -84,11 +104,18 @@ async fn run(arguments: &Arguments) -> Result<bool> {
     Ok(failed == 0)
 }
 
-async fn against(kind: Kind, cases: &[Case]) -> Result<Results> {
+async fn against(kind: Kind, arguments: &Arguments, cases: &[Case]) -> Result<Results> {
     let ground = Arc::new(Ground::new()?);
-    let catalog = Arc::new(Catalog::build(&ground).context("failed to build the images")?);
+    let catalog = match &arguments.images {
+        Some(saved) => Catalog::open(&ground, saved),
+        None => Catalog::build(&ground),
+    };
+    let catalog = Arc::new(catalog.context("failed to build the images")?);
     let runtime = match kind {
-        Kind::Corten => Runtime::corten(ground, catalog, e2e::runtime::command_line()?).await?,
+        Kind::Corten => {
+            let program = e2e::runtime::command_line()?;
+            Runtime::corten(ground, catalog, program, arguments.driver).await?
+        }
         Kind::Containerd => Runtime::containerd(ground, catalog).await?,
     };
     e2e::runner::run(Arc::new(runtime), cases).await

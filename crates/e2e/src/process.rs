@@ -35,6 +35,13 @@ pub fn all_with_argument(text: &str) -> Result<Vec<u32>> {
     Ok(found)
 }
 
+/// What tells the groups of these controllers apart by their paths: nothing where all are
+/// in one tree.
+#[must_use]
+pub fn controllers<'a>(names: &'a [&'a str]) -> &'a [&'a str] {
+    if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { &[""] } else { names }
+}
+
 /// The directory of a container's own group in one controller's hierarchy.
 ///
 /// # Errors

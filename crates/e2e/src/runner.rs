@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 use futures_util::StreamExt as _;
 use testing::audit::Snapshot;
+use testing::wait::patient;
 
 use crate::case::{Case, Judge, Manner};
 use crate::catalog::{BUSYBOX, WEB};
@@ -79,14 +80,14 @@ async fn run_case(runtime: Arc<Runtime>, case: &Case) -> (&'static str, Outcome,
     // A task of its own: a panic is this case's failure and no other's.
     let task = tokio::spawn(async move {
         let context = Context::new(runtime, name);
-        let result = match tokio::time::timeout(CASE_LIMIT, run(&context)).await {
+        let result = match tokio::time::timeout(patient(CASE_LIMIT), run(&context)).await {
             Ok(result) => result,
             Err(_) => Err(anyhow!("the case does not end")),
         };
         if manner == Manner::Alone {
             context.runtime.revive().await?;
         }
-        let cleaned = match tokio::time::timeout(CASE_LIMIT, context.clean_up()).await {
+        let cleaned = match tokio::time::timeout(patient(CASE_LIMIT), context.clean_up()).await {
             Ok(cleaned) => cleaned.map_err(|error| error.context("failed to clean up")),
             Err(_) => Err(anyhow!("the clean-up does not end")),
         };

@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use cri_client::{Endpoint, ImageClient, Options, RuntimeClient, Timeouts};
 use testing::audit::Scope;
-use testing::{Containerd, Daemon, DaemonOptions, Ground};
+use testing::wait::patient;
+use testing::{Containerd, Daemon, DaemonOptions, Driver, Ground};
 
 use crate::catalog::Catalog;
 
@@ -72,6 +73,7 @@ impl Runtime {
         ground: Arc<Ground>,
         catalog: Arc<Catalog>,
         program: &Path,
+        driver: Driver,
     ) -> Result<Self> {
         let network = testing::write_network(&ground, &ground.make("plugins")?)?;
         let options = DaemonOptions {
@@ -79,6 +81,7 @@ impl Runtime {
             certs_dir: catalog.registry.certs_dir().to_owned(),
             cni_conf_dir: Some(network),
             tables: tables(&ground)?,
+            driver,
             ..DaemonOptions::default()
         };
         let daemon = Daemon::start(&ground, "corten", options)?;
@@ -250,7 +253,7 @@ fn tables(ground: &Ground) -> Result<String> {
 
 /// Connects once the services answer: containerd's come up after its socket.
 async fn clients(socket: &Path, image_socket: &Path) -> Result<(RuntimeClient, ImageClient)> {
-    let options = Options { timeouts: Timeouts::all(CALL_LIMIT), ..Options::default() };
+    let options = Options { timeouts: Timeouts::all(patient(CALL_LIMIT)), ..Options::default() };
     let (socket, image_socket) = (Endpoint::try_from(socket)?, Endpoint::try_from(image_socket)?);
     crate::context::until(Duration::from_secs(30), "the services to answer", || async {
         let pods = RuntimeClient::connect(socket.clone(), options).await;

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use monitor_client::{ContainerPid, Features, LogTarget, Monitor, Program, Rootfs, StartContainer};
 use tracing::{info, warn};
-use types::{ContainerConfig, ContainerId, Image, PidMode, Profile, SelinuxOptions};
+use types::{ContainerConfig, ContainerId, Image, PidMode, SelinuxOptions};
 
 use crate::{
     error::{Error, Result},
@@ -80,13 +80,6 @@ impl PodTask {
 
     fn validate(&self, config: &ContainerConfig) -> Result<()> {
         refuse_selinux(config.security.selinux.as_ref())?;
-        if matches!(config.security.apparmor, Some(Profile::Localhost(_)))
-            && !spec::apparmor_is_active()
-        {
-            return Err(Error::Invalid(
-                "an AppArmor profile was asked for, but AppArmor is not active here".to_owned(),
-            ));
-        }
         check_recursive(config, self.can_recursive_read_only()?)?;
         self.check_mapped_mounts(config)?;
         if !config.log_path.is_empty() {
@@ -133,7 +126,7 @@ impl PodTask {
                 additional_gids: built.user.additional_gids.clone(),
             },
             stop_signal: container_spec::stop_signal(config.stop_signal, &image.config),
-            cgroup: format!("{}/{id}", self.record.cgroup_parent),
+            cgroup: self.inner.leaf(&self.record.cgroup_parent, id.as_str()),
             removing: false,
             damage: String::new(),
             volume_images: images.iter().map(|(index, image)| (*index, image.id)).collect(),
@@ -255,7 +248,8 @@ impl PodTask {
             Error::WrongState(format!("the monitor of sandbox {} is dead", self.id()))
         })?;
         let bundle = self.files.bundle(id);
-        let group = spec::make_cgroup(&self.inner, &record, &bundle).await?;
+        let program = self.program(&monitor)?;
+        let group = spec::make_cgroup(&self.inner, &record, &bundle, program.is_some()).await?;
         let active = self.inner.services.snapshots.get(id).ok_or_else(|| {
             Error::WrongState(format!("the root file system of container {id} is gone"))
         })?;
@@ -277,11 +271,11 @@ impl PodTask {
             tty: record.config.tty,
             stdin: record.config.stdin,
             stdin_once: record.config.stdin_once,
-            program: self.program(&monitor)?,
+            program,
         };
-        let started = monitor
-            .start_container(request)
-            .await
+        let started = monitor.start_container(request).await;
+        crate::run::release(group.holder).await;
+        let started = started
             .map_err(|e| Error::Start { id: id.to_string(), message: telemetry::chain(&e) })?;
         for notice in started.notices {
             warn!("{notice}");
@@ -298,7 +292,8 @@ impl PodTask {
                 self.id()
             )));
         }
-        Ok(Some(handler.program(&self.files.program_root())))
+        let driver = self.inner.services.cgroups.driver();
+        Ok(Some(handler.program(&self.files.program_root(), driver)))
     }
 
     /// A program that knows nothing of mapped owners would mount without them.

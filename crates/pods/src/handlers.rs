@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use cgroups::Driver;
 use monitor_client::Program;
 use serde_json::Value;
 use tracing::{info, warn};
@@ -54,6 +55,9 @@ pub struct HandlerFeatures {
     pub mapped_mounts: bool,
 }
 
+/// Has a program of runc's command line ask systemd for its cgroups.
+const SYSTEMD_OPTION: &str = "--systemd-cgroup";
+
 impl Handler {
     /// Describes a handler, and asks its program what it can do. A program that is not there
     /// (yet), or does not answer, is logged.
@@ -78,8 +82,12 @@ impl Handler {
     }
 
     /// What the monitor is to run; the program keeps what it knows below `root`.
-    pub(crate) fn program(&self, root: &Path) -> Program {
+    pub(crate) fn program(&self, root: &Path, driver: Driver) -> Program {
         let mut options = self.options.clone();
+        // Then it makes the scope by itself.
+        if driver == Driver::Systemd && !options.iter().any(|o| o == SYSTEMD_OPTION) {
+            options.push(SYSTEMD_OPTION.to_owned());
+        }
         options.extend(["--root".to_owned(), root.display().to_string()]);
         let timeout_ms = u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX);
         Program { path: self.program.clone(), options, timeout_ms }
@@ -215,7 +223,7 @@ mod tests {
         }
         assert!(
             handler(&[])
-                .program("/r".as_ref())
+                .program("/r".as_ref(), Driver::Cgroupfs)
                 .options
                 .ends_with(&["--root".to_owned(), "/r".to_owned()])
         );

@@ -10,6 +10,7 @@
 //! monitors, and knows nothing of the wire.
 #![forbid(unsafe_code)]
 
+mod apparmor;
 mod clock;
 mod container;
 mod ending;
@@ -34,6 +35,7 @@ mod task;
 mod update;
 mod volumes;
 
+pub use cgroups::Driver as CgroupDriver;
 pub use error::{Error, Result};
 pub use exec::ExecOutput;
 pub use handlers::{Handler, HandlerFeatures};

@@ -214,7 +214,11 @@ fn stand_in_sandbox(inner: &Inner, id: &SandboxId, created_at_ns: i64, why: &str
         netns: Some(inner.netns_path(id)),
         network_owed: true,
         attachment: None,
-        cgroup_parent: format!("{}/pod-{id}", inner.options.cgroup_parent),
+        cgroup_parent: inner
+            .services
+            .cgroups
+            .parent("", &inner.options.cgroup_parent, id.as_str())
+            .unwrap_or_default(),
         owns_cgroup_parent: true,
         damage: why.to_owned(),
         id: id.clone(),

@@ -48,7 +48,7 @@ pub(crate) fn validate(inner: &Inner, config: &SandboxConfig) -> Result<()> {
             "a sandbox cannot use the PID namespace of a container".to_owned(),
         ));
     }
-    cgroups::validate_parent(cgroups::Driver::Cgroupfs, &config.cgroup_parent)
+    cgroups::validate_parent(inner.services.cgroups.driver(), &config.cgroup_parent)
         .map_err(|e| Error::Invalid(format!("cgroup_parent: {e}")))?;
     container_spec::validate_sandbox(config).map_err(|e| Error::Invalid(telemetry::chain(&e)))?;
     if !config.log_directory.is_empty() && !Path::new(&config.log_directory).is_absolute() {
@@ -69,7 +69,7 @@ pub(crate) fn owner(config: &SandboxConfig) -> (u32, u32) {
 
 /// Makes a sandbox and starts its task.
 pub(crate) async fn create(inner: &Arc<Inner>, config: &SandboxConfig) -> Result<SandboxId> {
-    let record = plan(inner, config);
+    let record = plan(inner, config)?;
     let id = record.id.clone();
     crate::log::name_sandbox(&record);
     let result = inner.write_sandbox(Arc::new(record.clone()), Durability::PowerCut).await;
@@ -98,18 +98,18 @@ pub(crate) async fn create(inner: &Arc<Inner>, config: &SandboxConfig) -> Result
     }
 }
 
-fn plan(inner: &Inner, config: &SandboxConfig) -> SandboxRecord {
+fn plan(inner: &Inner, config: &SandboxConfig) -> Result<SandboxRecord> {
     let id = SandboxId::random();
     let own_network = config.security.namespaces.network == NamespaceMode::Pod;
-    let cgroup_parent = if config.cgroup_parent.is_empty() {
-        format!("{}/pod-{id}", inner.options.cgroup_parent)
-    } else {
-        config.cgroup_parent.clone()
-    };
+    let cgroup_parent = inner
+        .services
+        .cgroups
+        .parent(&config.cgroup_parent, &inner.options.cgroup_parent, id.as_str())
+        .map_err(|e| Error::Invalid(format!("cgroup_parent: {e}")))?;
     // A parent that the kubelet has made is the kubelet's to remove.
     let owns_cgroup_parent =
         cgroup_parent.parse().is_ok_and(|path| !inner.services.cgroups.open(&path).exists());
-    SandboxRecord {
+    Ok(SandboxRecord {
         config: config.clone(),
         created_at_ns: inner.clock.now_ns(),
         phase: SandboxPhase::Creating,
@@ -121,7 +121,7 @@ fn plan(inner: &Inner, config: &SandboxConfig) -> SandboxRecord {
         owns_cgroup_parent,
         damage: String::new(),
         id,
-    }
+    })
 }
 
 /// Does all steps; where one fails the caller undoes them.
@@ -174,10 +174,11 @@ pub(crate) fn hostname(config: &SandboxConfig) -> String {
 
 async fn spawn_monitor(task: &mut PodTask) -> Result<()> {
     let inner = task.inner.clone();
-    let path = format!("{}/{MONITORS_CGROUP}", inner.options.cgroup_parent);
     let _kept = inner.monitors_cgroup.read().await;
-    let procs = inner.ensure_cgroup(path).await?;
-    let spawned = inner.services.monitors.spawn(task.id(), task.files.dir(), &procs).await;
+    let place = inner.ensure_cgroup(inner.monitors_path()).await?;
+    let spawned =
+        inner.services.monitors.spawn(task.id(), task.files.dir(), &place.procs_files).await;
+    release(place.holder).await;
     let (monitor, events) = spawned.map_err(|source| Error::Monitor {
         what: format!("start the monitor of sandbox {}", task.id()),
         source: Box::new(source),
@@ -191,13 +192,12 @@ async fn make_namespaces(task: &mut PodTask) -> Result<()> {
     let namespaces = &task.record.config.security.namespaces;
     let own_ipc = namespaces.ipc == NamespaceMode::Pod;
     let own_net = task.record.netns.is_some();
-    let reaper = if namespaces.pid == PidMode::Pod {
-        let path = format!("{}/{}", task.record.cgroup_parent, task.id());
-        let cgroup =
-            CgroupPlacement { procs_files: task.inner.ensure_cgroup(path).await?, v2_dir: None };
-        Some(ReaperRequest { cgroup })
+    let (reaper, holder) = if namespaces.pid == PidMode::Pod {
+        let path = task.inner.leaf(&task.record.cgroup_parent, task.id().as_str());
+        let Place { procs_files, holder } = task.inner.ensure_cgroup(path).await?;
+        (Some(ReaperRequest { cgroup: CgroupPlacement { procs_files, v2_dir: None } }), holder)
     } else {
-        None
+        (None, None)
     };
     let request = MakeSandbox {
         sandbox: task.id().clone(),
@@ -215,11 +215,12 @@ async fn make_namespaces(task: &mut PodTask) -> Result<()> {
         reaper,
     };
     let monitor = task.handle.monitor().ok_or(Error::Stopping)?;
-    monitor.make_sandbox(request).await.map_err(|source| Error::Monitor {
+    let made = monitor.make_sandbox(request).await;
+    release(holder).await;
+    made.map(drop).map_err(|source| Error::Monitor {
         what: format!("make the namespaces of sandbox {}", task.id()),
         source: Box::new(source),
-    })?;
-    Ok(())
+    })
 }
 
 async fn attach(task: &PodTask) -> Result<Option<network::Attachment>> {
@@ -252,6 +253,25 @@ async fn attach(task: &PodTask) -> Result<Option<network::Attachment>> {
     Ok(Some(attachment))
 }
 
+/// A cgroup to place a process in.
+pub(crate) struct Place {
+    pub(crate) procs_files: Vec<std::path::PathBuf>,
+    /// What keeps it until the process is there.
+    pub(crate) holder: Option<cgroups::Holder>,
+}
+
+/// Ends what kept a cgroup: a process was placed in it, or will not be.
+pub(crate) async fn release(holder: Option<cgroups::Holder>) {
+    if let Some(holder) = holder {
+        let ended = blocking(move || {
+            drop(holder);
+            Ok(())
+        });
+        // Nothing in it fails.
+        let _ = ended.await;
+    }
+}
+
 /// Undoes a start that failed.
 pub(crate) async fn undo(task: &mut PodTask) -> Result<()> {
     task.release().await?;
@@ -267,8 +287,8 @@ impl PodTask {
         self.shut_monitor_down().await;
         let (files, netns) = (self.files.clone(), self.record.netns.clone());
         let mounts = blocking(move || files.release(netns.as_deref())).await;
-        let cgroup =
-            self.inner.remove_cgroup(format!("{}/{}", self.record.cgroup_parent, self.id())).await;
+        let own = self.inner.leaf(&self.record.cgroup_parent, self.id().as_str());
+        let cgroup = self.inner.remove_cgroup(own).await;
         if self.record.owns_cgroup_parent {
             // Another pod may use it by now: only an empty one goes.
             let parent = self.record.cgroup_parent.clone();
@@ -379,12 +399,17 @@ impl Inner {
         self.options.netns_dir.join(format!("corten-{id}"))
     }
 
-    /// Makes a cgroup without limits, where it is missing, and returns the files that
-    /// a process is placed by.
-    pub(crate) async fn ensure_cgroup(
-        self: &Arc<Self>,
-        path: String,
-    ) -> Result<Vec<std::path::PathBuf>> {
+    /// The cgroup of what is called `name` below a parent.
+    pub(crate) fn leaf(&self, parent: &str, name: &str) -> String {
+        self.services.cgroups.leaf(parent, name)
+    }
+
+    fn monitors_path(&self) -> String {
+        self.leaf(&self.options.cgroup_parent, MONITORS_CGROUP)
+    }
+
+    /// Makes a cgroup without limits, where it is missing.
+    pub(crate) async fn ensure_cgroup(self: &Arc<Self>, path: String) -> Result<Place> {
         let inner = self.clone();
         blocking(move || {
             let failed = |source| Error::Cgroup { what: format!("create cgroup {path}"), source };
@@ -394,7 +419,7 @@ impl Inner {
                 .cgroups
                 .create(&path, &cgroups::Resources::default())
                 .map_err(failed)?;
-            Ok(created.cgroup.procs_files())
+            Ok(Place { procs_files: created.cgroup.procs_files(), holder: created.holder })
         })
         .await
     }
@@ -406,7 +431,7 @@ impl Inner {
         if !self.index.is_empty() {
             return;
         }
-        let path = format!("{}/{MONITORS_CGROUP}", self.options.cgroup_parent);
+        let path = self.monitors_path();
         let Ok(top) = self.options.cgroup_parent.parse::<cgroups::CgroupPath>() else { return };
         let tidied = self.cgroup_step("remove cgroup", path, move |group| {
             if group.is_empty()? {

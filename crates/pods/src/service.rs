@@ -308,6 +308,11 @@ impl Pods {
             .ok_or_else(|| Error::NoContainer(id.to_owned()))
     }
 
+    /// Who makes cgroups.
+    pub fn cgroup_driver(&self) -> cgroups::Driver {
+        self.inner.services.cgroups.driver()
+    }
+
     /// Lists containers.
     pub fn containers(&self, filter: &ContainerFilter) -> Vec<Arc<ContainerRecord>> {
         self.inner.index.containers(filter)

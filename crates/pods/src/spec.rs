@@ -35,13 +35,16 @@ pub(crate) struct Group {
     pub(crate) placement: CgroupPlacement,
     pub(crate) oom_files: Vec<OomFile>,
     pub(crate) kill: KillCgroup,
+    /// What keeps it until the container's process is there.
+    pub(crate) holder: Option<cgroups::Holder>,
 }
 
-/// Makes a container's cgroup with the limits of its specification.
+/// Makes a container's cgroup with the limits of its specification, unless a program does.
 pub(crate) async fn make_cgroup(
     inner: &Arc<Inner>,
     record: &ContainerRecord,
     bundle: &Path,
+    for_program: bool,
 ) -> Result<Group> {
     let (inner, text, file) = (inner.clone(), record.cgroup.clone(), bundle.join(SPEC_FILE));
     blocking(move || {
@@ -54,11 +57,17 @@ pub(crate) async fn make_cgroup(
             .unwrap_or_default();
         let failed = |source| Error::Cgroup { what: format!("create cgroup {text}"), source };
         let path: CgroupPath = text.parse().map_err(failed)?;
-        let created = inner.services.cgroups.create(&path, &resources).map_err(failed)?;
-        for skipped in created.skipped {
-            warn!(limit = %skipped.limit, "not limited: {}", skipped.reason);
-        }
-        let group = created.cgroup;
+        let cgroups = &inner.services.cgroups;
+        // A program makes its scope by itself: systemd takes none that is there already.
+        let (group, holder) = if for_program && cgroups.driver() == cgroups::Driver::Systemd {
+            (cgroups.open(&path), None)
+        } else {
+            let created = cgroups.create(&path, &resources).map_err(failed)?;
+            for skipped in created.skipped {
+                warn!(limit = %skipped.limit, "not limited: {}", skipped.reason);
+            }
+            (created.cgroup, created.holder)
+        };
         let oom_files = match group.oom_files() {
             Some(OomFiles::V1 { oom_control, .. }) => {
                 vec![OomFile { path: oom_control, kind: OomFileKind::V1OomControl }]
@@ -69,6 +78,7 @@ pub(crate) async fn make_cgroup(
             None => Vec::new(),
         };
         Ok(Group {
+            holder,
             oom_files,
             kill: KillCgroup {
                 kill_file: group.kill_file(),
@@ -144,12 +154,6 @@ fn device_rule(from: &oci_spec::runtime::LinuxDeviceCgroup) -> Option<DeviceRule
     })
 }
 
-/// Whether AppArmor profiles have any effect here.
-pub(crate) fn apparmor_is_active() -> bool {
-    std::fs::read_to_string("/sys/module/apparmor/parameters/enabled")
-        .is_ok_and(|t| t.starts_with('Y'))
-}
-
 /// A specification, ready to be written.
 pub(crate) struct Built {
     pub(crate) config_json: Vec<u8>,
@@ -183,6 +187,7 @@ pub(crate) async fn build(
         let handler = inner.handler(&sandbox.config)?;
         let seen = sandbox.config.annotations.iter().chain(&config.annotations);
         let annotations = handler.map(|handler| handler.seen(seen)).unwrap_or_default();
+        let apparmor = crate::apparmor::ensure(&config)?;
         let asked = &sandbox.config.security.namespaces;
         let own_network = sandbox.netns.is_some();
         let own_ipc = asked.ipc == NamespaceMode::Pod;
@@ -191,6 +196,9 @@ pub(crate) async fn build(
         let (hostname_file, hosts, resolv_conf) =
             (files.hostname(), files.hosts(), files.resolv_conf());
         let (bundle, volumes) = (files.bundle(&id), inner.volumes_dir(&id));
+        let cgroups = &inner.services.cgroups;
+        let cgroups_path =
+            cgroups.for_specification(&cgroups.leaf(&sandbox.cgroup_parent, id.as_str()));
         let built = container_spec::build(&SpecInput {
             container_id: &id,
             sandbox_id: &sandbox.id,
@@ -218,11 +226,14 @@ pub(crate) async fn build(
                     PidMode::Pod | PidMode::Container | PidMode::Target(_) => PidNamespace::New,
                 },
             },
-            cgroups_path: &format!("{}/{id}", sandbox.cgroup_parent),
+            cgroups_path: &cgroups_path,
             cgroup_version: cgroup_version(&inner),
             host_capabilities: host_capabilities(),
             seccomp: SeccompInput { unset, localhost: localhost.as_ref() },
-            apparmor: AppArmorInput { runtime_default: None, unset: &Profile::Unconfined },
+            apparmor: AppArmorInput {
+                runtime_default: apparmor.runtime_default,
+                unset: &apparmor.unset,
+            },
             devices: &NodeDevices,
             cdi: &cdi_edits(&inner, &config)?,
             runs_all_hooks: handler.is_some(),

@@ -41,8 +41,9 @@ impl Scope {
     #[must_use]
     pub fn of(ground: &Ground) -> Self {
         let (bridge, cgroup) = (ground.bridge(), ground.cgroup());
+        let slice = format!("/{}/", ground.slice());
         let markers =
-            vec![ground.path().display().to_string(), bridge.clone(), format!("{cgroup}/")];
+            vec![ground.path().display().to_string(), bridge.clone(), format!("{cgroup}/"), slice];
         let standing = vec![
             format!("link {bridge} "),
             format!("address {bridge} "),
@@ -84,6 +85,7 @@ impl Snapshot {
         facts::namespaces(&mut facts)?;
         facts::network(&mut facts)?;
         facts::cgroups(&mut facts)?;
+        facts::units(&mut facts)?;
         facts::sockets(&mut facts)?;
         rules::rules(&mut facts)?;
         for directory in &scope.directories {
@@ -114,10 +116,10 @@ impl Snapshot {
             if leaks.0.is_empty() {
                 return Ok(());
             }
-            if begun.elapsed() > SETTLING {
+            if begun.elapsed() > crate::wait::patient(SETTLING) {
                 bail!("{leaks}");
             }
-            std::thread::sleep(crate::wait::INTERVAL);
+            std::thread::sleep(crate::wait::interval());
         }
     }
 

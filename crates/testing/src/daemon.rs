@@ -4,13 +4,14 @@ use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 
 use crate::audit::Scope;
-use crate::program::Program;
+use crate::program::{self, Program};
 use crate::{Ground, cgroup};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -32,6 +33,30 @@ pub struct DaemonOptions {
     pub plugin_dir: Option<PathBuf>,
     /// Further lines of the configuration's section of the network.
     pub network: String,
+    /// Who makes cgroups.
+    pub driver: Driver,
+}
+
+/// Who makes our daemon's cgroups.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Driver {
+    /// The daemon.
+    #[default]
+    Cgroupfs,
+    /// systemd.
+    Systemd,
+}
+
+impl FromStr for Driver {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        match name {
+            "cgroupfs" => Ok(Self::Cgroupfs),
+            "systemd" => Ok(Self::Systemd),
+            _ => Err(format!("{name} is neither cgroupfs nor systemd")),
+        }
+    }
 }
 
 /// A running `corten serve`; its pods and itself end when it is dropped.
@@ -53,6 +78,7 @@ impl Daemon {
         let directory = ground.make(name)?;
         let config = directory.join("config.toml");
         let text = configuration(ground, &directory, &options);
+        let driver = options.driver;
         fs::write(&config, text).context("failed to write the daemon's configuration")?;
         let mut daemon = Self {
             program: None,
@@ -60,7 +86,7 @@ impl Daemon {
             config,
             log: ground.log(name),
             directory,
-            cgroup: ground.cgroup(),
+            cgroup: own_cgroup(ground, driver),
         };
         daemon.launch()?;
         Ok(daemon)
@@ -210,7 +236,13 @@ impl Daemon {
             scope.standing.push(format!("file {}/{kept}", root.display()));
         }
         // The group of the monitors is made with the first pod and shared by all.
-        scope.standing.push(format!("{}/monitors/", self.cgroup));
+        let monitors = match self.options.driver {
+            Driver::Cgroupfs => "monitors",
+            Driver::Systemd => "corten-monitors.scope",
+        };
+        scope.standing.push(format!("{}/{monitors}/", self.cgroup));
+        scope.exact.push(format!("unit {monitors}"));
+        scope.exact.push(format!("unit {}", ground.slice()));
         scope.exact.extend(own_groups(&self.cgroup));
         // The built-in network's addresses: the place and the last one given.
         for kept in ["", "/last_reserved_ip.0", "/lock"] {
@@ -239,12 +271,27 @@ impl Drop for Daemon {
         }
         // Pods outlive the daemon, as they must; not the test.
         cgroup::remove_tree(&self.cgroup);
+        if self.options.driver == Driver::Systemd {
+            let slice = self.cgroup.trim_start_matches('/');
+            let _ = program::output(Command::new("systemctl").args(["stop", slice]));
+        }
+    }
+}
+
+fn own_cgroup(ground: &Ground, driver: Driver) -> String {
+    match driver {
+        Driver::Cgroupfs => ground.cgroup(),
+        Driver::Systemd => format!("/{}", ground.slice()),
     }
 }
 
 fn configuration(ground: &Ground, directory: &Path, options: &DaemonOptions) -> String {
     let nowhere = directory.join("no-cni");
     let conf_dir = options.cni_conf_dir.as_deref().unwrap_or(&nowhere).display().to_string();
+    let (driver, parent) = match options.driver {
+        Driver::Cgroupfs => ("cgroupfs", ground.cgroup()),
+        Driver::Systemd => ("systemd", ground.slice()),
+    };
     let quoted = |path: &Path| format!("{:?}", path.display().to_string());
     let mut bin_dirs = vec![PathBuf::from("/usr/lib/cni")];
     bin_dirs.splice(..0, options.plugin_dir.clone());
@@ -253,7 +300,8 @@ fn configuration(ground: &Ground, directory: &Path, options: &DaemonOptions) -> 
         "[log]\nlevel = \"debug\"\n\n[images]\ncerts_dirs = [{}]\npolicy = {}\n\
          registries_conf = {}\n\n\
          [network]\nconf_dir = {conf_dir:?}\nbin_dirs = [{}]\n\
-         netns_dir = {}\nbridge = {:?}\nsubnet = {:?}\n{}\n\n[cgroups]\nparent = {:?}\n{}",
+         netns_dir = {}\nbridge = {:?}\nsubnet = {:?}\n{}\n\n\
+         [cgroups]\ndriver = {driver:?}\nparent = {parent:?}\n{}",
         quoted(&options.certs_dir),
         quoted(&directory.join("policy.json")),
         quoted(&directory.join("registries.conf")),
@@ -262,7 +310,6 @@ fn configuration(ground: &Ground, directory: &Path, options: &DaemonOptions) -> 
         ground.bridge(),
         ground.subnet(),
         options.network,
-        ground.cgroup(),
         options.tables,
     )
 }

@@ -99,6 +99,12 @@ impl Ground {
         format!("/corten-test-{}", self.number)
     }
 
+    /// The slice of systemd's under which this ground's pods are, where it makes cgroups.
+    #[must_use]
+    pub fn slice(&self) -> String {
+        format!("cortentest{}.slice", self.number)
+    }
+
     /// Whether the audit may take the whole machine as ours.
     #[must_use]
     pub fn exclusive(&self) -> bool {

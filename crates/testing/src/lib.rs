@@ -22,7 +22,7 @@ mod registry;
 pub mod wait;
 
 pub use containerd::{Containerd, write_network};
-pub use daemon::{Daemon, DaemonOptions};
+pub use daemon::{Daemon, DaemonOptions, Driver};
 pub use ground::Ground;
 pub use liar::{Answer, Liar};
 pub use registry::Registry;

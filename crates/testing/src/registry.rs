@@ -21,17 +21,29 @@ pub const MIRRORED: [&str; 3] = ["docker.io", "registry.k8s.io", "ghcr.io"];
 pub struct Registry {
     program: Program,
     address: SocketAddr,
+    storage: PathBuf,
     certs_dir: PathBuf,
 }
 
 impl Registry {
-    /// Starts a registry on a free port.
+    /// Starts an empty registry on a free port.
     ///
     /// # Errors
     /// If it does not start.
     pub fn start(ground: &Ground) -> Result<Self> {
+        Self::start_with(ground, None)
+    }
+
+    /// Starts a registry that has what another one has left in its directory.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn start_with(ground: &Ground, contents: Option<&Path>) -> Result<Self> {
         let address = free_port()?;
         let storage = ground.make("registry")?;
+        if let Some(contents) = contents {
+            copy_tree(contents, &storage)?;
+        }
         let config = ground.path().join("registry.yml");
         let text = format!(
             "version: 0.1\nlog: {{level: warn, accesslog: {{disabled: true}}}}\n\
@@ -48,7 +60,7 @@ impl Registry {
         for host in MIRRORED {
             write_mirror(&certs_dir, host, address)?;
         }
-        Ok(Self { program, address, certs_dir })
+        Ok(Self { program, address, storage, certs_dir })
     }
 
     /// Where it listens: `127.0.0.1:port`.
@@ -89,6 +101,14 @@ impl Registry {
         Ok(())
     }
 
+    /// Copies what it holds to a directory, for [`Self::start_with`].
+    ///
+    /// # Errors
+    /// If it cannot be copied.
+    pub fn save(&self, to: &Path) -> Result<()> {
+        copy_tree(&self.storage, to)
+    }
+
     /// The digest that the registry has for a name.
     ///
     /// # Errors
@@ -124,6 +144,14 @@ pub fn write_mirror(certs_dir: &Path, host: &str, address: SocketAddr) -> Result
     );
     fs::write(directory.join("hosts.toml"), text)
         .with_context(|| format!("failed to write the mirror of {host}"))
+}
+
+fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).with_context(|| format!("failed to make {}", to.display()))?;
+    program::output(
+        Command::new("cp").args(["--archive", "--no-target-directory"]).args([from, to]),
+    )
+    .map(drop)
 }
 
 /// A port that was free a moment ago.

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context;
 use cgroups::Cgroups;
-use config::Config;
+use config::{CgroupDriver, Config};
 use cri_server::{Gate, Info, Server};
 use images::{Images, ImagesOptions};
 use monitor_client::{MonitorProgram, Monitors};
@@ -45,10 +45,13 @@ impl Daemon {
             .context("failed to open the images")?;
         let network =
             Network::new(network_options(settings)?).context("failed to set up the pod network")?;
-        let cgroups = Arc::new(Cgroups::detect().context("failed to find the control groups")?);
         let program = monitor_program(&settings.monitor.program)?;
+        let cgroups = Arc::new(cgroups(settings, &program).await?);
         let monitors = Monitors::new(MonitorProgram::load(&program)?);
-        info!(cgroups = ?cgroups.mode(), monitor = %program.display(), "opened");
+        let cgroup_parent = cgroups
+            .top(settings.cgroups.parent())
+            .context("the configuration's cgroups.parent is not valid")?;
+        info!(cgroups = ?cgroups.mode(), driver = cgroups.driver().name(), monitor = %program.display(), "opened");
         let services = Services {
             images: images.clone(),
             snapshots,
@@ -60,7 +63,7 @@ impl Daemon {
             root: settings.root.clone(),
             state: settings.state.clone(),
             boot_id,
-            cgroup_parent: settings.cgroups.parent.trim_end_matches('/').to_owned(),
+            cgroup_parent,
             netns_dir: settings.network.netns_dir.clone(),
             max_log_line_bytes: settings.containers.max_log_line_bytes,
             max_log_bytes: log_bytes(&settings.containers)?,
@@ -135,6 +138,18 @@ fn streaming_options(streaming: &config::Streaming) -> anyhow::Result<ServerOpti
         session_timeout: Duration::from_secs(streaming.session_timeout_s),
         max_sessions: streaming.max_sessions,
     })
+}
+
+/// The machine's cgroups, by the driver that is configured.
+async fn cgroups(settings: &Config, holder: &Path) -> anyhow::Result<Cgroups> {
+    let cgroups = Cgroups::detect().context("failed to find the control groups")?;
+    match settings.cgroups.driver {
+        CgroupDriver::Cgroupfs => Ok(cgroups),
+        CgroupDriver::Systemd => cgroups
+            .with_systemd(holder.to_owned())
+            .await
+            .context("failed to use the systemd cgroup driver"),
+    }
 }
 
 fn image_options(settings: &Config) -> ImagesOptions {

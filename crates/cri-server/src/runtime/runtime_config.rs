@@ -1,6 +1,7 @@
 //! RuntimeConfig.
 
 use cri_proto::v1;
+use pods::CgroupDriver;
 use tonic::Status;
 
 use crate::service::Server;
@@ -12,7 +13,10 @@ impl Server {
         request: v1::RuntimeConfigRequest,
     ) -> Result<v1::RuntimeConfigResponse, Status> {
         let v1::RuntimeConfigRequest {} = request;
-        let driver = v1::CgroupDriver::Cgroupfs;
+        let driver = match self.pods.cgroup_driver() {
+            CgroupDriver::Cgroupfs => v1::CgroupDriver::Cgroupfs,
+            CgroupDriver::Systemd => v1::CgroupDriver::Systemd,
+        };
         Ok(v1::RuntimeConfigResponse {
             linux: Some(v1::LinuxRuntimeConfiguration { cgroup_driver: driver.into() }),
         })

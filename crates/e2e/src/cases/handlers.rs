@@ -26,6 +26,7 @@ pub(super) const CASES: &[Case] = &[
     case!("handler.life", life).ours(),
     case!("handler.output_and_exit_codes", output).ours(),
     case!("handler.same_surroundings_as_native", same).ours(),
+    case!("handler.each_program_of_the_machine", each_program).ours(),
     case!("handler.failure_says_why", failure).ours(),
     case!("handler.terminal", terminal).ours(),
     case!("handler.pid_namespace_of_the_pod", shared_pid).ours(),
@@ -190,8 +191,8 @@ async fn same(c: &Context) -> Result<()> {
     let directory = c.directory()?;
     std::fs::write(directory.join("file"), "content\n")?;
     let mut found = Vec::new();
-    let names = programs().into_iter().map(|(name, _)| name);
-    for handler in ["corten"].into_iter().chain(names) {
+    // crun gives the null device on standard input to the container's user.
+    for handler in ["", "runc"] {
         let mut config = c.pod()?;
         config.hostname = "same-name".to_owned();
         let pod = c.run_pod_by(handler, config).await?;
@@ -200,11 +201,30 @@ async fn same(c: &Context) -> Result<()> {
         let same = |line: &&str| !line.contains(":[") && !line.starts_with("/sys/fs/cgroup");
         found.push(text.lines().filter(same).map(str::to_owned).collect::<Vec<_>>());
     }
-    for other in &found[1..] {
-        for (native, program) in found[0].iter().zip(other) {
-            equal("what it got", program, native)?;
-        }
-        equal("the number of lines", other.len(), found[0].len())?;
+    for (native, program) in found[0].iter().zip(&found[1]) {
+        equal("what it got", program, native)?;
+    }
+    equal("the number of lines", found[1].len(), found[0].len())
+}
+
+/// Each program of this machine's, where runc and crun agree.
+async fn each_program(c: &Context) -> Result<()> {
+    for (handler, _) in crate::runtime::programs() {
+        let pod = pod_of(c, handler).await?;
+        let ended = c.run(&pod, &c.script("exit 42")).await?;
+        equal(&format!("{handler}'s code"), c.exited(&ended).await?.exit_code, 42)?;
+        let mut config = c.waiting();
+        crate::context::resources(&mut config)?.memory_limit_in_bytes = 64 << 20;
+        let id = c.run(&pod, &config).await?;
+        equal("a command's output", c.sh(&id, "echo inside").await?, "inside")?;
+        // Where systemd makes the cgroup, crun limits one of its own below.
+        let limit = match crate::process::group_value("memory", &id, "memory.limit_in_bytes") {
+            Ok(limit) => limit,
+            Err(_) => c.sh(&id, "cat /sys/fs/cgroup/memory.max").await?,
+        };
+        equal(&format!("{handler}'s limit"), limit, "67108864")?;
+        c.stop(&id, 10).await?;
+        equal("the state", c.status(&id).await?.state(), ContainerState::ContainerExited)?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use cri_proto::v1::{DnsConfig, PortMapping};
+use testing::wait::patient;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -48,7 +49,7 @@ pub(super) async fn get(address: &str) -> Result<String> {
         stream.read_to_string(&mut answer).await?;
         Ok::<_, std::io::Error>(answer)
     };
-    let answer = tokio::time::timeout(Duration::from_secs(5), asked).await??;
+    let answer = tokio::time::timeout(patient(Duration::from_secs(5)), asked).await??;
     let (_, page) = answer.split_once("\r\n\r\n").context("not an answer")?;
     Ok(page.to_owned())
 }

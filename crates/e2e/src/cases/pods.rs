@@ -8,7 +8,7 @@ use cri_proto::v1::{
 };
 
 use crate::case;
-use crate::case::Case;
+use crate::case::{Case, Need};
 use crate::context::{Context, code, equal, map, refusal};
 use crate::process;
 
@@ -35,8 +35,9 @@ pub(super) const CASES: &[Case] = &[
     case!("pod.remove_of_a_running_pod", remove_running),
     case!("pod.sysctls_are_set", sysctls),
     case!("pod.bad_sysctl_leaves_nothing", bad_sysctl),
-    case!("pod.cgroup_parent_is_used", cgroup_parent),
+    case!("pod.cgroup_parent_is_used", cgroup_parent).needs(&[Need::CgroupfsDriver]),
     case!("pod.cgroup_parent_of_systemd_is_refused", systemd_parent)
+        .needs(&[Need::CgroupfsDriver])
         .differs("1.6 takes it for a path"),
     case!("pod.no_network_leaves_nothing", failing_network),
 ];
@@ -254,7 +255,7 @@ async fn cgroup_parent(c: &Context) -> Result<()> {
     }
     let pod = c.run_pod(config).await?;
     let id = c.run(&pod, &c.waiting()).await?;
-    for controller in ["memory", "pids", "cpu"] {
+    for controller in process::controllers(&["memory", "pids", "cpu"]) {
         let group = process::group(controller, &id)?.display().to_string();
         ensure!(group.contains(&parent), "the group is {group}");
     }

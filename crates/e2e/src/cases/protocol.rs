@@ -11,13 +11,13 @@ use cri_proto::v1::{
 use tonic::{Code, Request, Status};
 
 use crate::case;
-use crate::case::Case;
+use crate::case::{Case, Need};
 use crate::context::{Context, equal};
 
 pub(super) const CASES: &[Case] = &[
     case!("protocol.v1alpha2", v1alpha2),
     case!("protocol.unknown_calls_are_unimplemented", unknown),
-    case!("protocol.python_with_its_default_authority", python),
+    case!("protocol.python_with_its_default_authority", python).needs(&[Need::Workshop]),
 ];
 
 /// A call by its path, with v1's messages: v1alpha2's are the same on the wire.

@@ -89,7 +89,8 @@ async fn exit_meanwhile(c: &Context) -> Result<()> {
 
 /// A process in a container's own group, as the host numbers it.
 fn process_of(_: &Context, id: &str) -> Result<u32> {
-    let processes = crate::process::group_value("pids", id, "cgroup.procs")?;
+    let controller = crate::process::controllers(&["pids"])[0];
+    let processes = crate::process::group_value(controller, id, "cgroup.procs")?;
     let first = processes.lines().next().context("the container has no process")?;
     Ok(first.parse()?)
 }
@@ -275,7 +276,8 @@ async fn second_daemon(c: &Context) -> Result<()> {
     command.arg("--listen").arg(format!("unix://{}", socket.display()));
     // The last --listen may be refused as given twice; either way it must not serve.
     let run = tokio::task::spawn_blocking(move || command.output());
-    let output = tokio::time::timeout(Duration::from_secs(20), run).await???;
+    let output =
+        tokio::time::timeout(testing::wait::patient(Duration::from_secs(20)), run).await???;
     ensure!(!output.status.success(), "it runs");
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(error.contains(&pid.to_string()), "it does not say who holds the root: {error}");

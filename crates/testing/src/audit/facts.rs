@@ -98,6 +98,19 @@ pub(super) fn cgroups(facts: &mut Facts) -> Result<()> {
     Ok(())
 }
 
+/// systemd's scopes and slices: one whose cgroup has gone may still be kept.
+pub(super) fn units(facts: &mut Facts) -> Result<()> {
+    if !Path::new("/run/systemd/system").is_dir() {
+        return Ok(());
+    }
+    let mut systemctl = Command::new("systemctl");
+    systemctl.args(["list-units", "--all", "--type=scope,slice", "--plain", "--no-legend"]);
+    let listed = program::output(&mut systemctl)?;
+    let names = listed.lines().filter_map(|line| line.split_whitespace().next());
+    facts.extend(names.map(|name| format!("unit {name}")));
+    Ok(())
+}
+
 pub(super) fn sockets(facts: &mut Facts) -> Result<()> {
     let table = fs::read_to_string("/proc/net/unix").context("failed to read the sockets")?;
     for line in table.lines().skip(1) {

@@ -138,6 +138,8 @@ Tag: docker.io/library/busybox:1.36
 Tag: localhost:5000/busybox:latest
 Digest: docker.io/library/busybox@sha256:{}
 Size: 4.26MB
+Info:
+\tinfo -> {{\"layers\":[\"sha256:aaaaaaaaaaaaaaaa\",\"sha256:bbbbbbbbbbbbbbbb\"],\"layerBytes\":[1000,2000000]}}
 ",
             "9".repeat(64),
         ),

@@ -97,9 +97,9 @@ fn counted(tally: &mut Tally, name: &str, mut command: Command) {
 
 /// The counts in the summary line of cargo test, cargo-nextest or our suite.
 pub fn counts(line: &str) -> Option<(u64, u64)> {
-    let line = line.trim();
+    // nextest shows the output of a failed test indented, its own summary too.
     let summary = line.starts_with("test result: ")
-        || line.starts_with("Summary [")
+        || line.trim_start().starts_with("Summary [")
         || line.starts_with("end-to-end: ");
     if !summary {
         return None;
@@ -125,6 +125,7 @@ mod tests {
             ("     Summary [   1.2s] 30 tests run: 30 passed (1 slow), 0 skipped", Some((30, 0))),
             ("end-to-end: 12 passed, 3 failed", Some((12, 3))),
             ("3 passed, 1 failed", None),
+            ("    test result: FAILED. 0 passed; 1 failed; 0 ignored", None),
             ("running 3 tests", None),
         ] {
             assert_eq!(counts(line), expected, "{line}");

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{self, Write},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -69,7 +70,9 @@ pub(crate) fn subtree(dir: &Path) -> Vec<PathBuf> {
     let mut all = vec![dir.to_owned()];
     let mut next = 0;
     while next < all.len() && all.len() < MAX_DESCENDANTS {
-        if let Ok(entries) = fs::read_dir(&all[next]) {
+        if !is_leaf(&all[next])
+            && let Ok(entries) = fs::read_dir(&all[next])
+        {
             let below = entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
             all.extend(below.map(|e| e.path()));
         }
@@ -77,6 +80,15 @@ pub(crate) fn subtree(dir: &Path) -> Vec<PathBuf> {
     }
     all.reverse();
     all
+}
+
+/// The links of a directory that has none below it, where its file system counts them, as
+/// cgroups' do: its name and its own `.`.
+const LEAF_LINKS: u64 = 2;
+
+/// Tells, with one call, that no directory is below.
+fn is_leaf(dir: &Path) -> bool {
+    fs::symlink_metadata(dir).is_ok_and(|meta| meta.is_dir() && meta.nlink() == LEAF_LINKS)
 }
 
 /// Asks again and again, with growing pauses, until `done` or `limit` is over.
@@ -92,5 +104,25 @@ pub(crate) fn wait_until(limit: Duration, mut done: impl FnMut() -> bool) -> boo
         }
         thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_below_comes_first() {
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name);
+        fs::create_dir_all(path("a/b/c")).unwrap();
+        fs::create_dir(path("d")).unwrap();
+        fs::write(path("d/file"), "").unwrap();
+        let found = subtree(root.path());
+        let place = |name: &str| found.iter().position(|dir| *dir == path(name)).unwrap();
+        assert_eq!(found.len(), 5);
+        assert!(place("a/b/c") < place("a/b") && place("a/b") < place("a"));
+        assert_eq!(found.last().unwrap(), root.path());
+        assert_eq!(subtree(&path("gone")), [path("gone")]);
     }
 }

@@ -35,6 +35,8 @@ pub struct DaemonOptions {
     pub network: String,
     /// Who makes cgroups.
     pub driver: Driver,
+    /// Whether its log has no more than a user's by default, as where times are measured.
+    pub quiet: bool,
 }
 
 /// Who makes our daemon's cgroups.
@@ -296,8 +298,9 @@ fn configuration(ground: &Ground, directory: &Path, options: &DaemonOptions) -> 
     let mut bin_dirs = vec![PathBuf::from("/usr/lib/cni")];
     bin_dirs.splice(..0, options.plugin_dir.clone());
     let bin_dirs: Vec<String> = bin_dirs.iter().map(|dir| quoted(dir)).collect();
+    let level = if options.quiet { "info" } else { "debug" };
     format!(
-        "[log]\nlevel = \"debug\"\n\n[images]\ncerts_dirs = [{}]\npolicy = {}\n\
+        "[log]\nlevel = {level:?}\n\n[images]\ncerts_dirs = [{}]\npolicy = {}\n\
          registries_conf = {}\n\n\
          [network]\nconf_dir = {conf_dir:?}\nbin_dirs = [{}]\n\
          netns_dir = {}\nbridge = {:?}\nsubnet = {:?}\n{}\n\n\

@@ -168,11 +168,9 @@ impl<'a> Transaction<'a> {
             return Ok(());
         }
         let header = [0, 0, 0, 10];
-        Socket::open(Family::Netfilter)?.transact(
-            Message::new(BATCH_BEGIN, 0, &header),
-            self.messages,
-            Message::new(BATCH_END, 0, &header),
-        )
+        let (begin, end) =
+            (Message::new(BATCH_BEGIN, 0, &header), Message::new(BATCH_END, 0, &header));
+        with_socket(|socket| socket.transact(begin, self.messages, end))
     }
 
     fn elements(&mut self, kind: u16, flags: u16, map: &str, elements: &[Element]) -> &mut Self {
@@ -385,13 +383,21 @@ fn write_comparison(data: &mut Message, register: u32, operator: u32, value: &[u
     });
 }
 
+/// Talks to nf_tables over a socket whose end nobody waits for.
+fn with_socket<T>(talk: impl FnOnce(&mut Socket) -> io::Result<T>) -> io::Result<T> {
+    let mut socket = Socket::open(Family::Netfilter)?;
+    let result = talk(&mut socket);
+    socket.close_apart();
+    result
+}
+
 /// Reports whether a table is there; a kernel without nf_tables has none.
 pub(crate) fn table_exists(family: TableFamily, table: &str) -> io::Result<bool> {
     use rustix::io::Errno;
 
     let mut message = Message::new(GET_TABLE, 0, &[family.number(), 0, 0, 0]);
     message.text(1, table);
-    match Socket::open(Family::Netfilter).and_then(|mut socket| socket.request(message)) {
+    match with_socket(|socket| socket.request(message)) {
         Ok(_) => Ok(true),
         Err(error) => match Errno::from_io_error(&error) {
             Some(Errno::NOENT | Errno::PROTONOSUPPORT | Errno::OPNOTSUPP) => Ok(false),
@@ -413,7 +419,7 @@ pub(crate) struct ForwardChain {
 /// Returns the chains that see what is forwarded.
 pub(crate) fn forward_chains() -> io::Result<Vec<ForwardChain>> {
     let message = Message::new(GET_CHAIN, 0, &[0, 0, 0, 0]);
-    let replies = Socket::open(Family::Netfilter)?.dump(&message)?;
+    let replies = with_socket(|socket| socket.dump(&message))?;
     let chains = replies.iter().filter(|reply| reply.kind == NEW_CHAIN).filter_map(|reply| {
         let routed = matches!(*reply.payload.first()?, NFPROTO_INET | NFPROTO_IPV4 | NFPROTO_IPV6);
         let attributes = Attributes(reply.payload.get(HEADER..)?);

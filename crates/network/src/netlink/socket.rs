@@ -1,6 +1,14 @@
 //! A blocking netlink socket in the calling thread's network namespace.
 
-use std::{io, os::fd::OwnedFd, time::Duration};
+use std::{
+    io,
+    os::fd::OwnedFd,
+    sync::{
+        OnceLock,
+        mpsc::{SyncSender, sync_channel},
+    },
+    time::Duration,
+};
 
 use rustix::net::{
     AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, netlink, recv,
@@ -13,6 +21,8 @@ use super::{Message, flags, message::HEADER};
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest datagram that the kernel sends (dumps use up to 32 KiB).
 const RECEIVE_BUFFER: usize = 64 * 1024;
+/// How many sockets may wait for being closed.
+const MAX_CLOSING: usize = 64;
 /// How often a dump is begun again because the table changed under it.
 const DUMP_ATTEMPTS: usize = 10;
 /// The most replies of one request that are kept: 16 times a node of 4,000 pods.
@@ -62,6 +72,22 @@ impl Socket {
         sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(TIMEOUT))?;
         sockopt::set_socket_timeout(&fd, sockopt::Timeout::Send, Some(TIMEOUT))?;
         Ok(Self { fd, sequence: 0, buffer: vec![0; RECEIVE_BUFFER] })
+    }
+
+    /// Closes it in another thread: the kernel lets go of a socket of nf_tables only when
+    /// what was taken out of the tables before is unused, which takes it up to 10 ms.
+    pub(crate) fn close_apart(self) {
+        static CLOSER: OnceLock<Option<SyncSender<OwnedFd>>> = OnceLock::new();
+        let closer = CLOSER.get_or_init(|| {
+            let (sender, closed) = sync_channel::<OwnedFd>(MAX_CLOSING);
+            let close = move || closed.into_iter().for_each(drop);
+            std::thread::Builder::new().name("corten-close".to_owned()).spawn(close).ok()?;
+            Some(sender)
+        });
+        if let Some(closer) = closer {
+            // What it does not take is closed here.
+            let _ = closer.try_send(self.fd);
+        }
     }
 
     /// Opens a socket that hears of changes of links, for at most `patience` at a time.

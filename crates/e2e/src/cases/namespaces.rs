@@ -110,6 +110,10 @@ async fn pid_target(c: &Context) -> Result<()> {
     let first = c.sh(&debugger, "tr '\\0' ' ' < /proc/1/cmdline").await?;
     equal("the first process", first, "tail -f /dev/null /seen")?;
     equal("its file", c.sh(&debugger, "test -d /proc/1/root/etc && echo seen").await?, "seen")?;
+    // Where no other container's id begins so, the begin of one does.
+    let namespace = "readlink /proc/self/ns/pid";
+    let seen = c.output(&pod, &with(c.script(namespace), target(&debugged[..12]))?).await?;
+    equal("the namespace", seen, c.sh(&debugged, namespace).await?)?;
     let other = c.sh(&debugged, "ps -o args | grep -c '[t]rap'").await?;
     equal("the debugger, seen from there", other, "1")?;
     // The debugger ends with the namespace that it is a guest in, not the other way.

@@ -1,13 +1,16 @@
 //! Addresses, names, ports.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use cri_proto::v1::{DnsConfig, PortMapping};
+use cri_proto::v1::{DnsConfig, PortMapping, Protocol};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use testing::wait::patient;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 
 use crate::case;
 use crate::case::Case;
@@ -18,6 +21,8 @@ pub(super) const CASES: &[Case] = &[
     case!("network.page_from_the_pods_address", page),
     case!("network.pods_reach_each_other", between_pods),
     case!("network.host_port", host_port),
+    case!("network.host_port_of_one_address", host_address),
+    case!("network.host_port_of_datagrams", host_port_udp),
     case!("network.addresses_are_different", addresses),
     case!("network.address_is_given_back", given_back),
     case!("network.resolver", resolver),
@@ -68,10 +73,13 @@ async fn between_pods(c: &Context) -> Result<()> {
     equal("the page", c.output(&other, &config).await?, testing::image::PAGE.trim_end())
 }
 
+/// A port of the node that nobody has.
+fn free_port() -> Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
 async fn host_port(c: &Context) -> Result<()> {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-    let port = listener.local_addr()?.port();
-    drop(listener);
+    let port = free_port()?;
     let mut config = c.pod()?;
     config.port_mappings = vec![PortMapping {
         container_port: 80,
@@ -84,6 +92,73 @@ async fn host_port(c: &Context) -> Result<()> {
     c.clean_up().await?;
     ensure!(get(&format!("127.0.0.1:{port}")).await.is_err(), "the port is still open");
     Ok(())
+}
+
+/// A mapping of one address of the node is none of its others.
+async fn host_address(c: &Context) -> Result<()> {
+    let port = free_port()?;
+    let mut config = c.pod()?;
+    config.port_mappings = vec![PortMapping {
+        container_port: 80,
+        host_port: i32::from(port),
+        host_ip: "127.0.0.1".to_owned(),
+        ..PortMapping::default()
+    }];
+    let pod = c.run_pod(config).await?;
+    web_server(c, &pod).await?;
+    equal("the page", get(&format!("127.0.0.1:{port}")).await?, testing::image::PAGE)?;
+    let bridge = format!("{}1", c.runtime.ground.subnet_prefix());
+    for other in ["127.0.0.2", &bridge] {
+        let refused = get(&format!("{other}:{port}")).await.is_err();
+        ensure!(refused, "{other} has the port too");
+    }
+    c.clean_up().await
+}
+
+/// A mapping of datagrams is none of connections.
+async fn host_port_udp(c: &Context) -> Result<()> {
+    let port = free_port()?;
+    let mut config = c.pod()?;
+    config.port_mappings = vec![PortMapping {
+        protocol: Protocol::Udp.into(),
+        container_port: 53,
+        host_port: i32::from(port),
+        ..PortMapping::default()
+    }];
+    let pod = c.run_pod(config).await?;
+    let marker = format!("/dev/null-{}", &pod.id[..12]);
+    c.run(&pod, &c.command(&["tail", "-f", "/dev/null", &marker])).await?;
+    let server = bind_in_network_of(crate::process::with_argument(&marker)?)?;
+    let client = UdpSocket::bind("127.0.0.1:0").await?;
+    client.connect(("127.0.0.1", port)).await?;
+    let exchange = async {
+        let mut buffer = [0; 16];
+        client.send(b"question").await?;
+        let (length, peer) = server.recv_from(&mut buffer).await?;
+        equal("what the pod gets", &buffer[..length], &b"question"[..])?;
+        server.send_to(b"answer", peer).await?;
+        let length = client.recv(&mut buffer).await?;
+        equal("what the node gets", &buffer[..length], &b"answer"[..])
+    };
+    tokio::time::timeout(patient(Duration::from_secs(5)), exchange).await??;
+    ensure!(TcpStream::connect(("127.0.0.1", port)).await.is_err(), "connections are taken");
+    drop(server);
+    c.clean_up().await
+}
+
+/// A socket for names' questions in the network of a process: busybox has no such server.
+fn bind_in_network_of(pid: u32) -> Result<UdpSocket> {
+    let network = File::open(format!("/proc/{pid}/ns/net"))?;
+    // A thread that ends takes the namespace with it.
+    let bind = move || -> std::io::Result<std::net::UdpSocket> {
+        move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
+        let socket = std::net::UdpSocket::bind("0.0.0.0:53")?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    };
+    let bound = std::thread::spawn(bind).join();
+    let bound = bound.ok().context("the thread ended badly")?;
+    Ok(UdpSocket::from_std(bound.context("failed to bind in the pod")?)?)
 }
 
 async fn addresses(c: &Context) -> Result<()> {

@@ -73,11 +73,19 @@ async fn oom_score(c: &Context) -> Result<()> {
 
 async fn cpu_set(c: &Context) -> Result<()> {
     let pod = c.plain_pod().await?;
-    let mut config = c.script("grep Cpus_allowed_list /proc/self/status");
+    let mut config = c.waiting();
     let asked = resources(&mut config)?;
     asked.cpuset_cpus = "0".to_owned();
     asked.cpuset_mems = "0".to_owned();
-    equal("the processors", c.output(&pod, &config).await?, "Cpus_allowed_list:\t0")
+    let id = c.run(&pod, &config).await?;
+    let script = "grep -E '^(Cpus|Mems)_allowed_list' /proc/1/status | cut -f 2";
+    equal("the processors and nodes", c.sh(&id, script).await?, "0\n0")?;
+    let wanted = |file: &str| match group_value("cpuset", &id, file) {
+        Ok(value) => Ok(value),
+        Err(_) => group_value("", &id, file),
+    };
+    equal("the group's processors", wanted("cpuset.cpus")?, "0")?;
+    equal("the group's nodes", wanted("cpuset.mems")?, "0")
 }
 
 async fn status(c: &Context) -> Result<()> {

@@ -10,18 +10,20 @@ use streaming::Streams;
 
 use super::streaming::{attach_address, exec_address, served};
 use crate::case;
-use crate::case::Case;
+use crate::case::{Case, Need};
 use crate::context::{Context, equal};
 
 pub(super) const CASES: &[Case] = &[
-    case!("streaming.kubernetes_python_executes", python_exec),
-    case!("streaming.kubernetes_python_attaches", python_attach),
-    case!("streaming.kubernetes_python_forwards", python_forward),
+    case!("streaming.kubernetes_python_executes", python_exec).needs(&[Need::Workshop]),
+    case!("streaming.kubernetes_python_attaches", python_attach).needs(&[Need::Workshop]),
+    case!("streaming.kubernetes_python_forwards", python_forward).needs(&[Need::Workshop]),
     case!("streaming.node_spdy_executes", node_exec)
+        .needs(&[Need::Workshop])
         .differs("1.6 acknowledges no bytes to who waits for that"),
     case!("streaming.node_spdy_attaches", node_attach)
+        .needs(&[Need::Workshop])
         .differs("1.6 closes the connection under its client"),
-    case!("streaming.node_spdy_forwards", node_forward),
+    case!("streaming.node_spdy_forwards", node_forward).needs(&[Need::Workshop]),
 ];
 
 const OUTPUTS: Streams = Streams { stdin: false, stdout: true, stderr: true, tty: false };

@@ -90,7 +90,8 @@ fn upper_of(c: &Context, id: &str) -> Result<std::path::PathBuf> {
 
 /// A container's first process, as the host numbers it.
 fn first_process(id: &str) -> Result<u32> {
-    let all = crate::process::group_value("pids", id, "cgroup.procs")?;
+    let controller = crate::process::controllers(&["pids"])[0];
+    let all = crate::process::group_value(controller, id, "cgroup.procs")?;
     let first = all.lines().next().context("it has no process")?;
     Ok(first.parse()?)
 }

@@ -113,6 +113,18 @@ impl Container {
         }
     }
 
+    /// Its command executes: takes note of that, and gives the answer that says so.
+    pub(crate) fn runs_now(&mut self, notices: Vec<String>) -> Started {
+        self.phase = Phase::Running;
+        self.started_at_ns = exits::now_ns();
+        Started {
+            pid: self.pid,
+            start_time: self.start_time,
+            started_at_ns: self.started_at_ns,
+            notices,
+        }
+    }
+
     pub(crate) fn reported_phase(&self) -> ContainerPhase {
         match &self.phase {
             Phase::Starting(_) | Phase::Making => ContainerPhase::Starting,
@@ -339,14 +351,7 @@ impl Monitor {
         let result = match result {
             Err(failure) => return self.start_failed(id, connection, request, failure),
             Ok(launch::Started { notices, console }) => {
-                container.phase = Phase::Running;
-                container.started_at_ns = exits::now_ns();
-                let reply = Started {
-                    pid: container.pid,
-                    start_time: container.start_time,
-                    started_at_ns: container.started_at_ns,
-                    notices,
-                };
+                let reply = container.runs_now(notices);
                 self.add_console(id, console);
                 Ok(Reply::Started(reply))
             }

@@ -16,9 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use launch::{Launching, ProgramCreate, ProgramLaunch, Stdio};
-use monitor_proto::{
-    ContainerPid, Failure, FailureKind, Program, Reply, Signal, StartContainer, Started,
-};
+use monitor_proto::{ContainerPid, Failure, FailureKind, Program, Reply, Signal, StartContainer};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags};
@@ -26,7 +24,7 @@ use sys::pidfd;
 use types::ContainerId;
 
 use crate::container::{Container, Phase, Process, kernel, launch_failure, rootfs_of, start_time};
-use crate::exits::{self, kill_and_reap};
+use crate::exits::kill_and_reap;
 use crate::kill::kill_cgroup;
 use crate::monitor::Monitor;
 use crate::poll::Source;
@@ -403,14 +401,7 @@ impl Monitor {
         let Some(made) = &mut container.made else { return };
         let Some(waiting) = made.waiting.take() else { return };
         let ended = made.ended.take();
-        container.phase = Phase::Running;
-        container.started_at_ns = exits::now_ns();
-        let reply = Started {
-            pid: container.pid,
-            start_time: container.start_time,
-            started_at_ns: container.started_at_ns,
-            notices: Vec::new(),
-        };
+        let reply = container.runs_now(Vec::new());
         self.answer(waiting.connection, waiting.request, Ok(Reply::Started(reply)));
         if let Some(end) = ended {
             self.container_ended(id, end);

@@ -177,6 +177,7 @@ mod tests {
     use std::process::Stdio;
 
     use super::*;
+    use crate::wait;
 
     #[test]
     fn what_was_made_is_found_and_what_was_removed_is_not() {
@@ -209,6 +210,13 @@ mod tests {
         let mut waiting = Command::new("sh");
         waiting.args(["-c", "read line"]).arg(ground.path()).stdin(Stdio::piped());
         let mut child = waiting.spawn().expect("a process");
+        // The kernel lets the parent of a `vfork` go on before the new program's arguments are
+        // in place: until then nothing shows what the process has to do with this test.
+        let arguments = format!("/proc/{}/cmdline", child.id());
+        wait::until(SETTLING, "the arguments", || {
+            Ok(fs::read(&arguments)?.ends_with(b"\0").then_some(()))
+        })
+        .expect("they are there");
         let socket = std::os::unix::net::UnixListener::bind(ground.path().join("socket"));
 
         let found = before.leaks().expect("a look at the machine").to_string();

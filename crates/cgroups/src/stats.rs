@@ -2,7 +2,7 @@
 
 use crate::{
     Cgroup, CgroupError, Mode,
-    files::{read, read_number, value_of},
+    files::{read, read_number, subtree, value_of},
 };
 
 /// A limit above this is v1's way to say that there is none.
@@ -38,6 +38,9 @@ pub struct MemoryStats {
     pub limit: Option<u64>,
     /// Swap used, where it is counted.
     pub swap_usage: Option<u64>,
+    /// The limit of swap, if there is one: of v1, which limits memory and swap together, what
+    /// is left of that beyond the limit of memory.
+    pub swap_limit: Option<u64>,
 }
 
 impl Cgroup {
@@ -66,6 +69,25 @@ impl Cgroup {
         }
     }
 
+    /// Counts the processes in the cgroup and below it, threads not; `None` where it is gone.
+    ///
+    /// # Errors
+    /// Fails where they cannot be read.
+    pub fn process_count(&self) -> Result<Option<u64>, CgroupError> {
+        // One hierarchy has them all.
+        let dir = match self.layout.v1_dir("pids", &self.path) {
+            Some(dir) => Some(dir),
+            None => self.layout.dirs(&self.path).into_iter().next(),
+        };
+        let Some(dir) = dir.filter(|dir| dir.is_dir()) else { return Ok(None) };
+        let mut count = 0;
+        for below in subtree(&dir) {
+            let text = read(&below.join("cgroup.procs"))?.unwrap_or_default();
+            count += text.lines().count() as u64;
+        }
+        Ok(Some(count))
+    }
+
     fn v1_stats(&self) -> Result<Stats, CgroupError> {
         let number = |controller: &str, file: &str| match self.layout.v1_dir(controller, &self.path)
         {
@@ -86,14 +108,20 @@ impl Cgroup {
         let Some(stat) = read(&dir.join("memory.stat"))? else { return Ok(None) };
         let value = |key| value_of(&stat, key).unwrap_or(0);
         let both = read_number(&dir.join("memory.memsw.usage_in_bytes"))?;
+        let limit = |file: &str| -> Result<Option<u64>, CgroupError> {
+            Ok(read_number(&dir.join(file))?.filter(|limit| *limit < V1_UNLIMITED))
+        };
+        let (limit, limit_of_both) =
+            (limit("memory.limit_in_bytes")?, limit("memory.memsw.limit_in_bytes")?);
         Ok(Some(MemoryStats {
             usage,
             working_set: usage.saturating_sub(value("total_inactive_file")),
             rss: value("total_rss"),
             page_faults: value("total_pgfault"),
             major_page_faults: value("total_pgmajfault"),
-            limit: read_number(&dir.join("memory.limit_in_bytes"))?.filter(|l| *l < V1_UNLIMITED),
+            limit,
             swap_usage: both.map(|both| both.saturating_sub(usage)),
+            swap_limit: limit_of_both.zip(limit).map(|(both, limit)| both.saturating_sub(limit)),
         }))
     }
 }
@@ -122,5 +150,6 @@ fn v2_memory(dir: &std::path::Path) -> Result<Option<MemoryStats>, CgroupError> 
         major_page_faults: value("pgmajfault"),
         limit: read_number(&dir.join("memory.max"))?,
         swap_usage: read_number(&dir.join("memory.swap.current"))?,
+        swap_limit: read_number(&dir.join("memory.swap.max"))?,
     }))
 }

@@ -109,6 +109,8 @@ pub enum Command {
     Logs(c::logs::Args),
     /// Show containers' use of resources
     Stats(c::stats::Args),
+    /// Show pods' use of resources
+    Statsp(c::statsp::Args),
     /// Change the resources of containers
     Update(c::update::Args),
     /// Stop running containers

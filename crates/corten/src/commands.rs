@@ -26,6 +26,7 @@ pub mod runp;
 pub mod runtime_config;
 pub mod start;
 pub mod stats;
+pub mod statsp;
 pub mod stop;
 pub mod stopp;
 pub mod update;
@@ -85,6 +86,7 @@ pub fn dispatch<'a>(
         Command::PortForward(args) => Box::pin(port_forward::run(args, session, output)),
         Command::Logs(args) => Box::pin(logs::run(args, session, output)),
         Command::Stats(args) => Box::pin(stats::run(args, session, output)),
+        Command::Statsp(args) => Box::pin(statsp::run(args, session, output)),
         Command::Update(args) => Box::pin(update::run(args, session, output)),
         Command::Stop(args) => Box::pin(stop::run(args, session, output)),
         Command::Rm(args) => Box::pin(rm::run(args, session, output)),

@@ -483,6 +483,42 @@ impl RuntimeService for Fake {
         Ok(Response::new(ListContainerStatsResponse { stats: vec![stats] }))
     }
 
+    async fn list_pod_sandbox_stats(
+        &self,
+        _: Request<ListPodSandboxStatsRequest>,
+    ) -> Answer<ListPodSandboxStatsResponse> {
+        let value = |value| Some(UInt64Value { value });
+        let interface = NetworkInterfaceUsage {
+            name: "eth0".into(),
+            rx_bytes: value(1_000),
+            tx_bytes: value(2_000_000),
+            ..NetworkInterfaceUsage::default()
+        };
+        let linux = LinuxPodSandboxStats {
+            cpu: Some(CpuUsage { usage_nano_cores: value(15_300_000), ..CpuUsage::default() }),
+            network: Some(NetworkUsage {
+                default_interface: Some(interface),
+                ..NetworkUsage::default()
+            }),
+            process: Some(ProcessUsage { process_count: value(3), ..ProcessUsage::default() }),
+            ..LinuxPodSandboxStats::default()
+        };
+        let stats = PodSandboxStats {
+            attributes: Some(PodSandboxAttributes {
+                id: POD_1.into(),
+                metadata: Some(PodSandboxMetadata {
+                    name: "web".into(),
+                    namespace: "default".into(),
+                    ..PodSandboxMetadata::default()
+                }),
+                ..PodSandboxAttributes::default()
+            }),
+            linux: Some(linux),
+            ..PodSandboxStats::default()
+        };
+        Ok(Response::new(ListPodSandboxStatsResponse { stats: vec![stats] }))
+    }
+
     async fn get_container_events(
         &self,
         _: Request<GetEventsRequest>,

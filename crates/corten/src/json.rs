@@ -73,6 +73,7 @@ named!(
     Image,
     ImageFsInfoResponse,
     ListContainerStatsResponse,
+    ListPodSandboxStatsResponse,
     ListContainersResponse,
     ListImagesResponse,
     ListPodSandboxResponse,

@@ -4,7 +4,7 @@
 //! core or a service, and its error becomes a gRPC status in one place
 //! ([`error`]). The calls that later versions bring answer `Unimplemented`.
 //!
-//! Called by the daemon; calls `pods`, `images` and `network`.
+//! Called by the daemon; calls `pods`, `stats`, `images` and `network`.
 #![forbid(unsafe_code)]
 
 mod admin;
@@ -16,6 +16,7 @@ mod legacy;
 mod listen;
 mod runtime;
 mod service;
+mod stream;
 
 pub use gate::{Gate, GateKeeper};
 pub use listen::{Endpoint, ListenError};

@@ -12,6 +12,7 @@ use cri_proto::{
 use images::Images;
 use network::Network;
 use pods::Pods;
+use stats::Stats;
 use streaming::server::Addresses;
 use tonic::{Request, Response, Status, async_trait, codegen::BoxStream, service::Routes};
 use tracing::{Instrument, debug, warn};
@@ -39,6 +40,7 @@ pub struct Server {
     pub(crate) pods: Pods,
     pub(crate) images: Arc<Images>,
     pub(crate) network: Arc<Network>,
+    pub(crate) stats: Stats,
     pub(crate) addresses: Addresses,
     pub(crate) gate: Gate,
     pub(crate) info: Arc<Info>,
@@ -73,13 +75,13 @@ calls! {
             CreateContainer, StartContainer, StopContainer, RemoveContainer, ListContainers, ContainerStatus,
             ReopenContainerLog, ExecSync, Exec, Attach, PortForward, Status, RuntimeConfig,
             UpdateContainerResources, UpdateRuntimeConfig,
+            ContainerStats, ListContainerStats, PodSandboxStats, ListPodSandboxStats,
+            StreamPodSandboxes, StreamContainers, StreamContainerStats, StreamPodSandboxStats,
         ],
         unimplemented: [
-            ContainerStats, ListContainerStats,
-            PodSandboxStats, ListPodSandboxStats, CheckpointContainer, GetContainerEvents,
-            ListMetricDescriptors, ListPodSandboxMetrics, UpdatePodSandboxResources, StreamPodSandboxes,
-            StreamContainers, StreamContainerStats, StreamPodSandboxStats, StreamPodSandboxMetrics, CheckpointPod,
-            RestorePod,
+            CheckpointContainer, GetContainerEvents,
+            ListMetricDescriptors, ListPodSandboxMetrics, UpdatePodSandboxResources,
+            StreamPodSandboxMetrics, CheckpointPod, RestorePod,
         ]
     }
     ImageService: {
@@ -94,11 +96,12 @@ impl Server {
         pods: Pods,
         images: Arc<Images>,
         network: Arc<Network>,
+        stats: Stats,
         addresses: Addresses,
         gate: Gate,
         info: Info,
     ) -> Self {
-        Self { pods, images, network, addresses, gate, info: Arc::new(info) }
+        Self { pods, images, network, stats, addresses, gate, info: Arc::new(info) }
     }
 
     /// RuntimeService in both versions.
@@ -311,6 +314,62 @@ impl v1::runtime_service_server::RuntimeService for Server {
         request: Request<v1::UpdateRuntimeConfigRequest>,
     ) -> Result<Response<v1::UpdateRuntimeConfigResponse>, Status> {
         delegate!(self, request, "UpdateRuntimeConfig", on_update_runtime_config)
+    }
+
+    async fn container_stats(
+        &self,
+        request: Request<v1::ContainerStatsRequest>,
+    ) -> Result<Response<v1::ContainerStatsResponse>, Status> {
+        delegate!(self, request, "ContainerStats", on_container_stats)
+    }
+
+    async fn list_container_stats(
+        &self,
+        request: Request<v1::ListContainerStatsRequest>,
+    ) -> Result<Response<v1::ListContainerStatsResponse>, Status> {
+        delegate!(self, request, "ListContainerStats", on_list_container_stats)
+    }
+
+    async fn pod_sandbox_stats(
+        &self,
+        request: Request<v1::PodSandboxStatsRequest>,
+    ) -> Result<Response<v1::PodSandboxStatsResponse>, Status> {
+        delegate!(self, request, "PodSandboxStats", on_pod_sandbox_stats)
+    }
+
+    async fn list_pod_sandbox_stats(
+        &self,
+        request: Request<v1::ListPodSandboxStatsRequest>,
+    ) -> Result<Response<v1::ListPodSandboxStatsResponse>, Status> {
+        delegate!(self, request, "ListPodSandboxStats", on_list_pod_sandbox_stats)
+    }
+
+    async fn stream_pod_sandboxes(
+        &self,
+        request: Request<v1::StreamPodSandboxesRequest>,
+    ) -> Result<Response<BoxStream<v1::StreamPodSandboxesResponse>>, Status> {
+        delegate!(self, request, "StreamPodSandboxes", on_stream_pod_sandboxes)
+    }
+
+    async fn stream_containers(
+        &self,
+        request: Request<v1::StreamContainersRequest>,
+    ) -> Result<Response<BoxStream<v1::StreamContainersResponse>>, Status> {
+        delegate!(self, request, "StreamContainers", on_stream_containers)
+    }
+
+    async fn stream_container_stats(
+        &self,
+        request: Request<v1::StreamContainerStatsRequest>,
+    ) -> Result<Response<BoxStream<v1::StreamContainerStatsResponse>>, Status> {
+        delegate!(self, request, "StreamContainerStats", on_stream_container_stats)
+    }
+
+    async fn stream_pod_sandbox_stats(
+        &self,
+        request: Request<v1::StreamPodSandboxStatsRequest>,
+    ) -> Result<Response<BoxStream<v1::StreamPodSandboxStatsResponse>>, Status> {
+        delegate!(self, request, "StreamPodSandboxStats", on_stream_pod_sandbox_stats)
     }
 }
 

@@ -30,6 +30,7 @@ mod resources;
 mod restart;
 mod security;
 mod settings;
+mod stats;
 mod stop;
 mod streaming;
 mod streaming_foreign;
@@ -73,6 +74,7 @@ pub fn all() -> Vec<Case> {
         restart::CASES,
         security::CASES,
         settings::CASES,
+        stats::CASES,
         stop::CASES,
         streaming::CASES,
         streaming_foreign::CASES,

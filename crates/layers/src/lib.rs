@@ -37,7 +37,7 @@ pub use error::{UnpackError, UnpackErrorKind};
 pub use limits::Limits;
 pub use split::rebuild;
 pub use sum::{TreeSum, tree_sum};
-pub use tree::{DiskUsage, disk_usage, remove_tree};
+pub use tree::{DiskUsage, disk_usage, disk_usage_within, remove_tree};
 
 /// What an unpacked layer has come to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -198,6 +198,23 @@ pub fn disk_usage(root: BorrowedFd<'_>) -> io::Result<DiskUsage> {
     walk(root, &mut |_| Ok(()))
 }
 
+/// The same, unless the tree has more than `most` names: then `None`, without a look at the
+/// others.
+///
+/// # Errors
+/// Fails where a directory cannot be read.
+pub fn disk_usage_within(root: BorrowedFd<'_>, most: u64) -> io::Result<Option<DiskUsage>> {
+    let mut names = 0;
+    let usage = walk(root, &mut |_| {
+        names += 1;
+        if names > most { Err(io::ErrorKind::QuotaExceeded.into()) } else { Ok(()) }
+    });
+    match usage {
+        Err(_) if names > most => Ok(None),
+        usage => usage.map(Some),
+    }
+}
+
 /// A name that a walk has found.
 pub(crate) struct Found<'a> {
     /// The directory that has it, open.

@@ -30,6 +30,7 @@ mod options;
 mod records;
 mod request;
 mod subnet;
+mod usage;
 
 pub use cni::PluginFailure;
 pub use error::NetworkError;
@@ -40,6 +41,7 @@ pub use options::{
 };
 pub use request::{AttachRequest, Attachment, DetachRequest, NetworkStatus, RecoverReport};
 pub use subnet::{InvalidSubnet, Subnet};
+pub use usage::{InterfaceUsage, NamespaceUsage, interface_usage};
 
 /// The pod's interface, as Kubernetes expects it.
-pub(crate) const INTERFACE: &str = "eth0";
+pub const INTERFACE: &str = "eth0";

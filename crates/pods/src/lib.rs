@@ -25,6 +25,7 @@ mod interactive;
 mod limits;
 mod log;
 mod names;
+mod parents;
 mod record;
 mod recover;
 mod retire;

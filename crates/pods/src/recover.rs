@@ -148,6 +148,9 @@ fn load(inner: &Inner) -> Result<(BTreeMap<SandboxId, Found>, usize)> {
             }
         };
         inner.clock.observe(sandbox.created_at_ns);
+        if sandbox.owns_cgroup_parent {
+            inner.parents.adopt(&sandbox.cgroup_parent);
+        }
         found.insert(id, Found { sandbox, containers: Vec::new() });
     }
     for loaded in

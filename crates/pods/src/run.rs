@@ -106,9 +106,8 @@ fn plan(inner: &Inner, config: &SandboxConfig) -> Result<SandboxRecord> {
         .cgroups
         .parent(&config.cgroup_parent, &inner.options.cgroup_parent, id.as_str())
         .map_err(|e| Error::Invalid(format!("cgroup_parent: {e}")))?;
-    // A parent that the kubelet has made is the kubelet's to remove.
     let owns_cgroup_parent =
-        cgroup_parent.parse().is_ok_and(|path| !inner.services.cgroups.open(&path).exists());
+        inner.parents.claim(&cgroup_parent, || inner.cgroup_exists(&cgroup_parent));
     Ok(SandboxRecord {
         config: config.clone(),
         created_at_ns: inner.clock.now_ns(),
@@ -298,6 +297,8 @@ impl PodTask {
                     Ok(())
                 })
                 .await?;
+            let path = &self.record.cgroup_parent;
+            self.inner.parents.leave(path, || self.inner.cgroup_exists(path));
         }
         network.and(mounts).and(cgroup)
     }

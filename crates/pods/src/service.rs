@@ -27,6 +27,7 @@ use crate::{
     index::{ContainerFilter, Index, SandboxFilter},
     log,
     names::{Claim, Names},
+    parents::Parents,
     record::{ContainerRecord, SandboxRecord},
     retire::Work,
     task::{Asked, Command, PodHandle, PodTask},
@@ -88,6 +89,7 @@ pub(crate) struct Inner {
     pub(crate) services: Services,
     pub(crate) index: Index,
     pub(crate) names: Names,
+    pub(crate) parents: Parents,
     pub(crate) clock: Clock,
     pub(crate) work: Work,
     pub(crate) filters: Filters,
@@ -131,6 +133,7 @@ impl Pods {
             services,
             index: Index::default(),
             names: Names::default(),
+            parents: Parents::default(),
             clock: Clock::default(),
             work: Work::default(),
             filters: Filters::default(),
@@ -400,6 +403,11 @@ impl Inner {
                 })
         })
         .await
+    }
+
+    /// Whether a cgroup is there; a path that is none counts as one that somebody has.
+    pub(crate) fn cgroup_exists(&self, path: &str) -> bool {
+        path.parse().map_or(true, |path| self.services.cgroups.open(&path).exists())
     }
 
     /// Kills everything in a cgroup.

@@ -165,14 +165,26 @@ impl Snapshots {
     /// # Errors
     /// Fails where it has none, or its directory cannot be read.
     pub fn usage(&self, id: &ContainerId) -> Result<Usage, SnapshotError> {
+        Ok(self.usage_within(id, u64::MAX)?.unwrap_or_default())
+    }
+
+    /// The same, unless those are more than `most` names: then `None`, soon.
+    ///
+    /// # Errors
+    /// Fails where it has none, or its directory cannot be read.
+    pub fn usage_within(
+        &self,
+        id: &ContainerId,
+        most: u64,
+    ) -> Result<Option<Usage>, SnapshotError> {
         if !self.inner.known().actives.contains_key(id) {
             return Err(SnapshotError::MissingActive(id.clone()));
         }
         let failed =
             |source| SnapshotError::Active { action: "walk", container: id.clone(), source };
         let upper = open_dir(&self.inner.active_dir(id).join("fs")).map_err(failed)?;
-        let used = layers::disk_usage(upper.as_fd()).map_err(failed)?;
-        Ok(Usage { bytes: used.bytes, inodes: used.inodes })
+        let used = layers::disk_usage_within(upper.as_fd(), most).map_err(failed)?;
+        Ok(used.map(|used| Usage { bytes: used.bytes, inodes: used.inodes }))
     }
 }
 

@@ -20,6 +20,9 @@ pub struct Args {
     /// Only those of this pod
     #[arg(long, short = 'p', value_name = "POD-ID")]
     pod: Option<String>,
+    /// Those that do not run, too
+    #[arg(long, short = 'a')]
+    all: bool,
     /// Only those with this label; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     label: Vec<String>,
@@ -35,6 +38,7 @@ pub async fn run(args: Args, session: &Session, output: &mut Output<'_>) -> anyh
         label_selector: pairs("--label", &args.label)?,
     };
     let mut stats = session.runtime().await?.all_container_stats(Some(filter)).await?;
+    stats.retain(|stats| args.all || stats.cpu.is_some() || stats.memory.is_some());
     stats.sort_by(|a, b| id(a).cmp(id(b)));
     if format != Format::Table {
         let stats = ListContainerStatsResponse { stats };
@@ -69,7 +73,7 @@ fn row(stats: &ContainerStats) -> Vec<String> {
 }
 
 /// Billionths of one processor, as a percentage of it.
-fn percent(nano_cores: u64) -> String {
+pub(super) fn percent(nano_cores: u64) -> String {
     let hundredths = nano_cores / 100_000;
     format!("{}.{:02}", hundredths / 100, hundredths % 100)
 }

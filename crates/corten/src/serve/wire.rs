@@ -16,6 +16,7 @@ use monitor_client::{MonitorProgram, Monitors};
 use network::{BuiltinOptions, IpPreference, Network, NetworkOptions, Subnet};
 use pods::{Handler, Options, Pods, Services};
 use snapshots::Snapshots;
+use stats::Stats;
 use streaming::server::{ServerOptions, StreamingServer, TlsFiles};
 use tracing::info;
 use types::Profile;
@@ -54,9 +55,9 @@ impl Daemon {
         info!(cgroups = ?cgroups.mode(), driver = cgroups.driver().name(), monitor = %program.display(), "opened");
         let services = Services {
             images: images.clone(),
-            snapshots,
+            snapshots: snapshots.clone(),
             network: network.clone(),
-            cgroups,
+            cgroups: cgroups.clone(),
             monitors: Arc::new(monitors),
         };
         let options = Options {
@@ -84,8 +85,16 @@ impl Daemon {
             .await
             .context("failed to open the streaming server")?;
         let addresses = streaming.addresses();
-        let server =
-            Server::new(pods.clone(), images.clone(), network.clone(), addresses, gate, info);
+        let stats = Stats::new(pods.clone(), cgroups, snapshots);
+        let server = Server::new(
+            pods.clone(),
+            images.clone(),
+            network.clone(),
+            stats,
+            addresses,
+            gate,
+            info,
+        );
         Ok(Self { is_new_boot, images, pods, network, server, streaming })
     }
 }

@@ -6,11 +6,13 @@
 mod container;
 mod sandbox;
 mod security;
+mod stats;
 mod status;
 
 pub(crate) use container::{container_config, image_spec};
 pub(crate) use sandbox::sandbox_config;
 pub(crate) use security::resources as container_resources;
+pub(crate) use stats::{container_stats, pod_stats};
 pub(crate) use status::{container, container_status, image, sandbox, sandbox_status};
 
 use tonic::Status;

@@ -6,7 +6,7 @@ use types::{ContainerConfig, Image, ImageSpec, Mount, Propagation, SandboxMetada
 
 use super::security::{namespaces_out, resources_out};
 
-fn metadata(from: &SandboxMetadata) -> v1::PodSandboxMetadata {
+pub(super) fn metadata(from: &SandboxMetadata) -> v1::PodSandboxMetadata {
     v1::PodSandboxMetadata {
         name: from.name.clone(),
         uid: from.uid.clone(),
@@ -81,7 +81,7 @@ fn image_spec_out(spec: &ImageSpec, shown: &str) -> v1::ImageSpec {
     }
 }
 
-fn container_metadata(config: &ContainerConfig) -> v1::ContainerMetadata {
+pub(super) fn container_metadata(config: &ContainerConfig) -> v1::ContainerMetadata {
     v1::ContainerMetadata { name: config.metadata.name.clone(), attempt: config.metadata.attempt }
 }
 

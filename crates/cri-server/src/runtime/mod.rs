@@ -1,12 +1,14 @@
 //! RuntimeService: one file a call.
 
 mod attach;
+mod container_stats;
 mod container_status;
 mod create_container;
 mod exec;
 mod exec_sync;
 mod list_containers;
 mod list_pod_sandbox;
+mod pod_sandbox_stats;
 mod pod_sandbox_status;
 mod port_forward;
 mod remove_container;
@@ -18,6 +20,8 @@ mod start_container;
 mod status;
 mod stop_container;
 mod stop_pod_sandbox;
+mod stream_containers;
+mod stream_pod_sandboxes;
 mod update_container_resources;
 mod update_runtime_config;
 mod version;

@@ -7,7 +7,10 @@ use std::{
 };
 
 use super::{Attributes, Family, Message, Reply, Socket, flags, u32_of};
-use crate::subnet::{Subnet, bits, octets};
+use crate::{
+    InterfaceUsage,
+    subnet::{Subnet, bits, octets},
+};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
@@ -26,6 +29,7 @@ const IFLA_MASTER: u16 = 10;
 const IFLA_TXQLEN: u16 = 13;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
+const IFLA_STATS64: u16 = 23;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
@@ -48,6 +52,7 @@ const RTA_PREFSRC: u16 = 7;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const IFF_UP: u32 = 1;
+const IFF_LOOPBACK: u32 = 8;
 const IFF_PROMISC: u32 = 0x100;
 const IFF_ALLMULTI: u32 = 0x200;
 const RT_TABLE_MAIN: u8 = 254;
@@ -187,6 +192,12 @@ impl Routes {
     pub(crate) fn links(&mut self) -> io::Result<Vec<Link>> {
         let message = Message::new(RTM_GETLINK, 0, &link_header(0, 0, 0));
         Ok(self.socket.dump(&message)?.iter().filter_map(parse_link).collect())
+    }
+
+    /// Returns what all interfaces but the loopback have carried.
+    pub(crate) fn counters(&mut self) -> io::Result<Vec<InterfaceUsage>> {
+        let message = Message::new(RTM_GETLINK, 0, &link_header(0, 0, 0));
+        Ok(self.socket.dump(&message)?.iter().filter_map(parse_counters).collect())
     }
 
     /// Makes a bridge that is down.
@@ -400,6 +411,27 @@ fn parse_link(reply: &Reply) -> Option<Link> {
         mtu: attributes.clone().find(IFLA_MTU).and_then(u32_of).unwrap_or_default(),
         kind: info.text(IFLA_INFO_KIND).unwrap_or_default(),
         mac: attributes.find(IFLA_ADDRESS).and_then(|bytes| bytes.try_into().ok()),
+    })
+}
+
+fn parse_counters(reply: &Reply) -> Option<InterfaceUsage> {
+    let flags = u32_of(reply.payload.get(8..12)?)?;
+    if reply.kind != RTM_NEWLINK || flags & IFF_LOOPBACK != 0 {
+        return None;
+    }
+    let attributes = Attributes(reply.payload.get(LINK_HEADER..)?);
+    // `rtnl_link_stats64`: packets, bytes, errors, each received and sent.
+    let stats = attributes.clone().find(IFLA_STATS64)?;
+    let number = |at: usize| {
+        let bytes = stats.get(at * 8..)?.get(..8)?;
+        Some(u64::from_ne_bytes(bytes.try_into().ok()?))
+    };
+    Some(InterfaceUsage {
+        name: attributes.text(IFLA_IFNAME)?,
+        rx_bytes: number(2)?,
+        tx_bytes: number(3)?,
+        rx_errors: number(4)?,
+        tx_errors: number(5)?,
     })
 }
 

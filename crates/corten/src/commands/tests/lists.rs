@@ -224,6 +224,13 @@ CONTAINER           NAME                CPU %               MEM                 
 ",
     );
     assert_eq!(
+        served.run(&["statsp"]).await.clean(),
+        "\
+POD                 NAMESPACE           NAME                CPU %               MEM                 PROCESSES           RX                  TX
+1111111111111       default             web                 1.53                -                   3                   1kB                 2MB
+",
+    );
+    assert_eq!(
         served.run(&["imagefsinfo", "-o", "table"]).await.clean(),
         "\
 FILESYSTEM          MOUNTPOINT          USED                INODES

@@ -87,7 +87,7 @@ mod tests {
         assert_eq!(note(1_000, 1_000), Some(1_000_000_000));
         assert_eq!(note(1_500, 1_500), Some(1_000_000_000));
         // A second after that one.
-        assert_eq!(note(2_000, 1_000), None, "less than before: another cgroup");
+        assert_eq!(note(2_000, 900), None, "less than before: another cgroup");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use types::IpPreference;
 use crate::{NetworkError, Subnet, native::conflist};
 
 /// The longest name of an interface (`IFNAMSIZ` without its NUL).
-const MAX_INTERFACE_NAME: usize = 15;
+pub(crate) const MAX_INTERFACE_NAME: usize = 15;
 /// The longest name of a table or network: far below the kernel's and file systems' limits.
 const MAX_NAME: usize = 100;
 

@@ -9,6 +9,7 @@ use std::{
     env, fs,
     path::PathBuf,
     process::{Command, ExitStatus},
+    time::{Duration, Instant},
 };
 
 use common::{IMPATIENCE, Lab, PATIENCE, Pod, chain, open};
@@ -193,6 +194,49 @@ fn rules_that_another_program_flushed_come_back() {
         network.clean().await;
         assert!(lab.host.fetch("127.0.0.1:8080", PATIENCE).unwrap().starts_with("pod"));
         lab.host.sh("nft flush ruleset; ip link set corten-t0 down");
+        network.detach(&pod.detach()).await.unwrap();
+        network.settled().await;
+    });
+}
+
+#[test]
+fn rules_come_back_at_once_and_only_when_something_is_missing() {
+    const FLUSHES: [&str; 5] = [
+        "nft flush ruleset",
+        "nft delete table ip corten_test",
+        "nft flush table ip corten_test",
+        "nft flush chain ip6 corten_test prerouting",
+        "nft delete table ip6 corten_test; nft delete table ip corten_test",
+    ];
+    let lab = Lab::new();
+    let pod = lab.pod("pod").map(Protocol::Tcp, 8080, 80);
+    let other = lab.pod("other").map(Protocol::Tcp, 8081, 80);
+    let rules = || lab.host.sh("nft list ruleset");
+    lab.daemon(async || {
+        let network = open(options(lab.dir.path()));
+        network.attach(&pod.attach()).await.unwrap();
+        let keeping = network.clone();
+        let keeping = tokio::spawn(async move { keeping.keep_rules().await });
+        let wanted = rules();
+        for flush in FLUSHES {
+            lab.host.sh(flush);
+            assert_ne!(rules(), wanted, "{flush}");
+            let deadline = Instant::now() + PATIENCE;
+            while rules() != wanted {
+                assert!(Instant::now() < deadline, "{flush}: {}", rules());
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        // Neither our own changes nor those of others' tables are taken for a loss.
+        let handles = || lab.host.sh("nft -a list table ip corten_test");
+        let before = handles();
+        network.attach(&other.attach()).await.unwrap();
+        network.detach(&other.detach()).await.unwrap();
+        lab.host.sh("nft add table ip theirs; nft delete table ip theirs");
+        network.settled().await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(handles(), before, "the tables were made anew");
+        keeping.abort();
         network.detach(&pod.detach()).await.unwrap();
         network.settled().await;
     });

@@ -6,6 +6,7 @@ use std::{
     net::IpAddr,
     os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use types::SandboxId;
@@ -13,7 +14,10 @@ use types::SandboxId;
 use super::result::{Ip, Outcome};
 use crate::{
     INTERFACE, NetworkError, Subnet, namespace,
-    netlink::route::{Link, LinkAddress, Mac, Route, Routes, Scope, VethPair},
+    netlink::{
+        Socket,
+        route::{Link, LinkAddress, Mac, Route, Routes, Scope, VethPair},
+    },
     subnet::{bits, octets},
 };
 
@@ -21,6 +25,10 @@ use crate::{
 pub(super) const PREFIX: &str = "corten";
 /// What the names of interfaces that limit what pods send begin with.
 const SHAPER_PREFIX: &str = "cortn-";
+/// How long the kernel may look for duplicates of addresses; it takes about two seconds.
+const SETTLING: Duration = Duration::from_secs(10);
+/// How long is waited between two looks where nothing changes.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// How many digits of the id follow: an interface's name has 15 characters.
 const NAME_DIGITS: usize = 15 - PREFIX.len();
 
@@ -107,6 +115,15 @@ pub(crate) fn find(routes: &mut Routes, name: &str) -> Result<Link, NetworkError
         .map_err(failed("find", name))
 }
 
+/// What is known of a pod's addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Addresses {
+    /// Nobody else can have them: whoever gives them knows that. They are usable at once.
+    Ours,
+    /// Of IPv6 the kernel shall look, see [`settle_pod`].
+    MayBeTaken,
+}
+
 /// Gives the pod's end its addresses and routes, inside the pod's namespace. `settings`
 /// of the interface are written before, where the kernel has them, and `more` is done
 /// before the routes of the result are made.
@@ -114,15 +131,43 @@ pub(crate) fn configure_pod(
     netns: BorrowedFd<'_>,
     outcome: &Outcome,
     settings: &[(&str, &str, &str)],
+    addresses: Addresses,
     more: impl FnOnce(&mut Routes, u32) -> io::Result<()> + Send,
 ) -> Result<(), NetworkError> {
-    namespace::inside(netns, || configure_inside(outcome, settings, more))
+    namespace::inside(netns, || configure_inside(outcome, settings, addresses, more))
         .map_err(failed("enter the namespace of the pod's", INTERFACE))?
+}
+
+/// Waits until the kernel knows that nobody else has the pod's addresses.
+///
+/// # Errors
+///
+/// Where another one has one, or the kernel is not sure in time.
+pub(crate) fn settle_pod(netns: BorrowedFd<'_>) -> Result<(), NetworkError> {
+    let settle = || {
+        // First, so that no change is missed.
+        let mut changes = Socket::hear_addresses(LOOK_AGAIN)?;
+        let mut routes = Routes::open()?;
+        let missing = || io::Error::other("the interface vanished");
+        let index = routes.link(INTERFACE)?.ok_or_else(missing)?.index;
+        let deadline = Instant::now() + SETTLING;
+        while !routes.is_settled(index)? {
+            if Instant::now() > deadline {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "duplicates are still sought"));
+            }
+            changes.wait_for_change();
+        }
+        Ok(())
+    };
+    namespace::inside(netns, settle)
+        .and_then(|settled| settled)
+        .map_err(failed("give addresses to the pod's", INTERFACE))
 }
 
 fn configure_inside(
     outcome: &Outcome,
     settings: &[(&str, &str, &str)],
+    addresses: Addresses,
     more: impl FnOnce(&mut Routes, u32) -> io::Result<()>,
 ) -> Result<(), NetworkError> {
     for (family, key, value) in settings {
@@ -140,7 +185,11 @@ fn configure_inside(
         routes.set_up(lo.index)?;
         let index = routes.link(INTERFACE)?.ok_or_else(missing)?.index;
         for ip in &outcome.ips {
-            routes.add_address(LinkAddress { index, address: ip.address })?;
+            let address = LinkAddress { index, address: ip.address };
+            match addresses {
+                Addresses::Ours => routes.add_address(address)?,
+                Addresses::MayBeTaken => routes.add_tentative_address(address)?,
+            }
         }
         routes.set_up(index)?;
         more(&mut routes, index)?;

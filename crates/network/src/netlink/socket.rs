@@ -93,9 +93,18 @@ impl Socket {
     /// Opens a socket that hears of changes of links, for at most `patience` at a time.
     pub(crate) fn hear_links(patience: Duration) -> io::Result<Self> {
         // `RTMGRP_LINK`.
-        const LINKS: u32 = 1;
+        Self::hear(1, patience)
+    }
+
+    /// Opens a socket that hears of changes of IPv6 addresses.
+    pub(crate) fn hear_addresses(patience: Duration) -> io::Result<Self> {
+        // `RTMGRP_IPV6_IFADDR`.
+        Self::hear(0x100, patience)
+    }
+
+    fn hear(groups: u32, patience: Duration) -> io::Result<Self> {
         let socket = Self::open(Family::Route)?;
-        bind(&socket.fd, &netlink::SocketAddrNetlink::new(0, LINKS))?;
+        bind(&socket.fd, &netlink::SocketAddrNetlink::new(0, groups))?;
         sockopt::set_socket_timeout(&socket.fd, sockopt::Timeout::Recv, Some(patience))?;
         Ok(socket)
     }
@@ -239,11 +248,11 @@ enum Dump {
 }
 
 /// A message as it was received.
-struct Received<'a> {
-    kind: u16,
+pub(super) struct Received<'a> {
+    pub(super) kind: u16,
     flags: u16,
     sequence: u32,
-    payload: &'a [u8],
+    pub(super) payload: &'a [u8],
 }
 
 impl Received<'_> {
@@ -258,7 +267,7 @@ impl Received<'_> {
 }
 
 /// Reads the messages of a datagram.
-struct Messages<'a>(&'a [u8]);
+pub(super) struct Messages<'a>(pub(super) &'a [u8]);
 
 impl<'a> Iterator for Messages<'a> {
     type Item = Received<'a>;

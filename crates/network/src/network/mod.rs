@@ -5,6 +5,7 @@ mod clean;
 mod detach;
 mod going;
 mod status;
+mod watch;
 
 use std::{
     collections::BTreeMap,
@@ -232,6 +233,13 @@ impl Network {
     /// Cleans up once, see [`Network::keep_clean`].
     pub async fn clean(self: &Arc<Self>) {
         self.clean_once().await;
+    }
+
+    /// Makes rules anew at once where another program takes them away: a flush of all, a
+    /// firewall that is loaded again. Never returns, unless the kernel tells no changes; ends
+    /// when it is dropped.
+    pub async fn keep_rules(self: &Arc<Self>) {
+        self.keep_rules_for_ever().await;
     }
 
     /// Takes over the node's range of pod addresses (the kubelet's `podCIDR`), one or one

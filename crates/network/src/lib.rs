@@ -27,6 +27,7 @@ mod native;
 mod netlink;
 mod network;
 mod options;
+mod ready;
 mod records;
 mod request;
 mod subnet;

@@ -16,6 +16,7 @@ use rustix::{
 use tokio::io::unix::AsyncFd;
 
 use super::{Attributes, nft, socket::Messages};
+use crate::ready::watched;
 
 /// The largest datagram of news; of a longer one the beginning is enough.
 const BUFFER: usize = 32 * 1024;
@@ -36,7 +37,7 @@ impl TableChanges {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(NETFILTER))?;
         bind(&fd, &SocketAddrNetlink::new(0, TABLES))?;
-        Ok(Self { socket: AsyncFd::register(fd)?, buffer: vec![0; BUFFER] })
+        Ok(Self { socket: watched(fd)?, buffer: vec![0; BUFFER] })
     }
 
     /// Waits until a rule, chain, map or all is taken out of the tables of a name. Elements

@@ -242,6 +242,13 @@ impl Network {
         self.keep_rules_for_ever().await;
     }
 
+    /// Notices at once when configurations come, go and change. Never returns, unless the
+    /// kernel has no watches left; ends when it is dropped. Without it they are seen by who
+    /// asks: [`Network::status`] looks once a second, [`Network::attach`] always.
+    pub async fn watch_configuration(self: &Arc<Self>) {
+        self.watch_directories().await;
+    }
+
     /// Takes over the node's range of pod addresses (the kubelet's `podCIDR`), one or one
     /// of each family, separated by a comma. Pods of the default network that come later
     /// get addresses of it; those that are there keep theirs. CNI configurations say

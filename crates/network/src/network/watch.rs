@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{Network, blocking};
-use crate::netlink::TableChanges;
+use crate::{cni::Notice, netlink::TableChanges};
 
 /// How long no rules are looked at after a look. A flush of all rules is many news.
 const REST: Duration = Duration::from_millis(100);
@@ -28,6 +28,40 @@ impl Network {
                 return tracing::warn!(%error, "changes of rules are not heard of any more");
             }
         }
+    }
+
+    pub(super) async fn watch_directories(self: &Arc<Self>) {
+        let handlers = self.options.handler_conf_dirs.values();
+        let paths = std::iter::once(&self.options.conf_dir).chain(handlers).cloned().collect();
+        let mut notice = match Notice::open(paths) {
+            Ok(notice) => notice,
+            Err(error) => {
+                let text = "CNI configurations are looked at only when somebody asks";
+                return tracing::warn!(%error, "{text}");
+            }
+        };
+        loop {
+            let network = Arc::clone(self);
+            let looked = blocking("configuration", move || {
+                network.look_again();
+                Ok(())
+            });
+            if let Err(error) = looked.await {
+                tracing::warn!(%error, "CNI configurations cannot be looked at");
+            }
+            if let Err(error) = notice.changed().await {
+                return tracing::warn!(%error, "CNI configurations are not watched any more");
+            }
+        }
+    }
+
+    /// Reads all directories, which tells the log what has changed, and makes the next
+    /// status a new one.
+    fn look_again(&self) {
+        for directory in std::iter::once(&self.directory).chain(self.handler_directories.values()) {
+            directory.current(Duration::ZERO);
+        }
+        self.status.forget();
     }
 
     /// Makes rules anew where others have removed them, and says so.

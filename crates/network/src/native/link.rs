@@ -2,7 +2,8 @@
 //! and the pod's end.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read as _, Write as _},
     net::IpAddr,
     os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
@@ -181,19 +182,11 @@ fn configure_inside(
     let configure = || {
         let mut routes = Routes::open()?;
         let missing = || io::Error::other("the interface vanished");
-        let lo = routes.link("lo")?.ok_or_else(missing)?;
-        routes.set_up(lo.index)?;
         let index = routes.link(INTERFACE)?.ok_or_else(missing)?.index;
-        for ip in &outcome.ips {
-            let address = LinkAddress { index, address: ip.address };
-            match addresses {
-                Addresses::Ours => routes.add_address(address)?,
-                Addresses::MayBeTaken => routes.add_tentative_address(address)?,
-            }
-        }
-        routes.set_up(index)?;
+        let given = outcome.ips.iter().map(|ip| ip.address);
+        routes.set_up_with(index, given, addresses == Addresses::MayBeTaken)?;
         more(&mut routes, index)?;
-        pod_routes(outcome, index).iter().try_for_each(|route| routes.add_route(*route))
+        routes.add_routes(&pod_routes(outcome, index))
     };
     configure().map_err(failed("configure the pod's", INTERFACE))
 }
@@ -232,19 +225,31 @@ pub(crate) fn conf(family: &str, interface: &str, key: &str) -> PathBuf {
 
 /// Writes a setting unless it has the value: `/proc/sys` may be read-only.
 pub(crate) fn set_sysctl(path: &Path, value: &str) -> Result<(), NetworkError> {
-    if fs::read_to_string(path).is_ok_and(|text| text.trim() == value) {
-        return Ok(());
-    }
-    fs::write(path, value).map_err(|source| NetworkError::Sysctl {
+    write_sysctl(path, value).map_err(|source| NetworkError::Sysctl {
         path: path.to_owned(),
         value: value.to_owned(),
         source,
     })
 }
 
+fn write_sysctl(path: &Path, value: &str) -> io::Result<()> {
+    let mut present = [0; 64];
+    let length = fs::File::open(path)?.read(&mut present).unwrap_or_default();
+    if present[..length].trim_ascii() == value.as_bytes() {
+        return Ok(());
+    }
+    // Not truncated: that is nothing to a setting.
+    fs::OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
+}
+
 /// The same where the setting exists: IPv6 may be off.
 pub(crate) fn set_sysctl_where_present(path: &Path, value: &str) -> Result<(), NetworkError> {
-    if path.exists() { set_sysctl(path, value) } else { Ok(()) }
+    match set_sysctl(path, value) {
+        Err(NetworkError::Sysctl { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 /// Returns the pod's end of a pair for CHECK: an error says what is missing.

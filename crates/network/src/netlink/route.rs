@@ -4,6 +4,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd, BorrowedFd},
+    time::Duration,
 };
 
 use super::{Attributes, Family, Message, Reply, Socket, flags, u32_of};
@@ -194,12 +195,6 @@ impl Routes {
         Ok(links.filter(|link| link.master == Some(bridge)).collect())
     }
 
-    /// Returns all interfaces.
-    pub(crate) fn links(&mut self) -> io::Result<Vec<Link>> {
-        let message = Message::new(RTM_GETLINK, 0, &link_header(0, 0, 0));
-        Ok(self.socket.dump(&message)?.iter().filter_map(parse_link).collect())
-    }
-
     /// Makes a bridge that is down, which keeps VLANs apart if `vlans`.
     pub(crate) fn create_bridge(
         &mut self,
@@ -305,6 +300,33 @@ impl Routes {
         self.change_link(index, LinkChange { up: true, ..LinkChange::default() })
     }
 
+    /// Sets `lo` up and gives an interface addresses, then sets it up, in one request. Those
+    /// of IPv6 are usable at once, or the kernel looks for duplicates if `tentative`.
+    pub(crate) fn set_up_with(
+        &mut self,
+        index: u32,
+        addresses: impl Iterator<Item = Subnet>,
+        tentative: bool,
+    ) -> io::Result<()> {
+        let mut lo = Message::new(RTM_NEWLINK, 0, &link_header(0, IFF_UP, IFF_UP));
+        lo.text(IFLA_IFNAME, "lo");
+        let create = flags::CREATE | flags::EXCL;
+        let of_ipv6 = if tentative { 0 } else { IFA_F_NODAD };
+        let address = |address| LinkAddress { index, address };
+        let addresses =
+            addresses.map(|one| address_message(RTM_NEWADDR, create, address(one), of_ipv6));
+        let up = Message::new(RTM_NEWLINK, 0, &link_header(index, IFF_UP, IFF_UP));
+        let messages = std::iter::once(lo).chain(addresses).chain([up]);
+        self.socket.request_all(messages.collect())
+    }
+
+    /// Makes routes in one request; those that are there already are no error.
+    pub(crate) fn add_routes(&mut self, routes: &[Route]) -> io::Result<()> {
+        let create = flags::CREATE | flags::EXCL;
+        let messages = routes.iter().map(|route| route_message(RTM_NEWROUTE, create, route));
+        self.socket.request_all(messages.collect())
+    }
+
     /// Changes an interface.
     pub(crate) fn change_link(&mut self, index: u32, change: LinkChange) -> io::Result<()> {
         let mut values = 0;
@@ -339,13 +361,6 @@ impl Routes {
     pub(crate) fn add_address(&mut self, wanted: LinkAddress) -> io::Result<()> {
         let message =
             address_message(RTM_NEWADDR, flags::CREATE | flags::EXCL, wanted, IFA_F_NODAD);
-        ignore_existing(self.socket.request(message))
-    }
-
-    /// The same, but of IPv6 the kernel looks for duplicates first, see
-    /// [`Routes::is_settled`].
-    pub(crate) fn add_tentative_address(&mut self, wanted: LinkAddress) -> io::Result<()> {
-        let message = address_message(RTM_NEWADDR, flags::CREATE | flags::EXCL, wanted, 0);
         ignore_existing(self.socket.request(message))
     }
 
@@ -435,6 +450,30 @@ impl Routes {
             Err(error) if is_no_device(&error) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// Hears of interfaces that go, in the network namespace in which it was opened.
+#[derive(Debug)]
+pub(crate) struct GoneLinks {
+    socket: Socket,
+}
+
+impl GoneLinks {
+    /// Begins to hear, for at most `patience` at a time.
+    pub(crate) fn hear(patience: Duration) -> io::Result<Self> {
+        Ok(Self { socket: Socket::hear_links(patience)? })
+    }
+
+    /// Waits, and returns the names of interfaces that have gone; `None` where some may have
+    /// been missed.
+    pub(crate) fn wait(&mut self) -> Option<Vec<String>> {
+        let mut names = Vec::new();
+        let all = self.socket.wait_for_news(|kind, payload| {
+            let attributes = payload.get(LINK_HEADER..).filter(|_| kind == RTM_DELLINK);
+            names.extend(attributes.and_then(|bytes| Attributes(bytes).text(IFLA_IFNAME)));
+        });
+        all.then_some(names)
     }
 }
 

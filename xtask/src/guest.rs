@@ -32,6 +32,9 @@ pub struct Options {
     /// Only the cases that `make test` runs there.
     #[arg(long)]
     chosen: bool,
+    /// Only the tests on a real kernel, without the suite.
+    #[arg(long)]
+    kernel: bool,
     /// One driver of cgroups instead of both.
     #[arg(long)]
     driver: Option<String>,

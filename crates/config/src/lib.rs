@@ -11,7 +11,7 @@ mod schema;
 
 pub use load::{ConfigError, load, load_text, set, to_text};
 pub use schema::{
-    CgroupDriver, Cgroups, Config, Containers, Handler, Images, IpPreference, Log, LogFormat,
+    CgroupDriver, Cgroups, Config, Containers, Handler, Images, Log, LogFormat,
     Monitor, Network, OrphanedExecs, Server, Streaming,
 };
 

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
+use types::IpPreference;
 
 /// All settings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,19 +163,6 @@ impl Default for Images {
             pinned: Vec::new(),
         }
     }
-}
-
-/// Which of a pod's addresses is its IP.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum IpPreference {
-    /// The first of IPv4.
-    #[default]
-    Ipv4,
-    /// The first of IPv6.
-    Ipv6,
-    /// The first that the plugins gave.
-    Cni,
 }
 
 /// The pod network.

@@ -140,6 +140,10 @@ async fn serve(settings: ::config::Config, lock: RootLock) -> anyhow::Result<Opt
     keeper.open();
     let pause = Duration::from_secs(settings.network.gc_interval_s);
     let mut background = JoinSet::new();
+    let network = daemon.network.clone();
+    background.spawn(async move { network.keep_rules().await });
+    let network = daemon.network.clone();
+    background.spawn(async move { network.watch_configuration().await });
     if !pause.is_zero() {
         let network = daemon.network.clone();
         background.spawn(async move { network.keep_clean(pause).await });

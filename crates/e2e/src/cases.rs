@@ -8,6 +8,7 @@ mod cli;
 mod cli_streams;
 mod cni;
 mod containers;
+mod cycles;
 mod devices;
 mod disk;
 mod exec;
@@ -51,6 +52,7 @@ pub fn all() -> Vec<Case> {
         cli_streams::CASES,
         cli::CASES,
         cni::CASES,
+        cycles::CASES,
         containers::CASES,
         devices::CASES,
         disk::CASES,

@@ -173,6 +173,15 @@ pub enum NetworkError {
         #[source]
         source: io::Error,
     },
+    /// The kernel's bridges keep no VLANs apart.
+    #[error("bridge {bridge} can have no VLANs with this kernel (CONFIG_BRIDGE_VLAN_FILTERING)")]
+    NoVlans {
+        /// The bridge.
+        bridge: String,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// A kernel setting cannot be read or written.
     #[error("failed to write {value} to {path}")]
     Sysctl {

@@ -27,6 +27,7 @@ mod native;
 mod netlink;
 mod network;
 mod options;
+mod ready;
 mod records;
 mod request;
 mod subnet;
@@ -37,7 +38,7 @@ pub use error::NetworkError;
 pub use network::Network;
 pub use options::{
     BuiltinOptions, DEFAULT_ADD_DEADLINE, DEFAULT_DEL_DEADLINE, DEFAULT_STATUS_GRACE,
-    DEFAULT_SUBNET, IpPreference, NetworkOptions,
+    DEFAULT_SUBNET, NetworkOptions,
 };
 pub use request::{AttachRequest, Attachment, DetachRequest, NetworkStatus, RecoverReport};
 pub use subnet::{InvalidSubnet, Subnet};

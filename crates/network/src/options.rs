@@ -8,12 +8,12 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
+use types::IpPreference;
 
 use crate::{NetworkError, Subnet, native::conflist};
 
 /// The longest name of an interface (`IFNAMSIZ` without its NUL).
-const MAX_INTERFACE_NAME: usize = 15;
+pub(crate) const MAX_INTERFACE_NAME: usize = 15;
 /// The longest name of a table or network: far below the kernel's and file systems' limits.
 const MAX_NAME: usize = 100;
 
@@ -29,19 +29,6 @@ pub const DEFAULT_SUBNET: Subnet = match Subnet::new(IpAddr::V4(Ipv4Addr::new(10
     Some(subnet) => subnet,
     None => panic!("the default subnet is a subnet"),
 };
-
-/// Which of a pod's addresses is its IP.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum IpPreference {
-    /// The first of IPv4.
-    #[default]
-    Ipv4,
-    /// The first of IPv6.
-    Ipv6,
-    /// The first that the plugins gave.
-    Cni,
-}
 
 /// Settings of a [`Network`](crate::Network).
 #[derive(Debug, Clone)]

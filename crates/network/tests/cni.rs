@@ -528,3 +528,34 @@ fn a_handlers_pods_have_configurations_of_their_own() {
     });
     assert_eq!(owed(&lab), (Vec::new(), Vec::new()));
 }
+
+#[test]
+fn a_configuration_that_comes_or_goes_is_noticed_without_being_asked_for() {
+    let lab = Lab::new();
+    let dir = lab.path("net.d");
+    write_plugin(&lab, "good", GOOD);
+    lab.daemon(async || {
+        let network = open(NetworkOptions { builtin: None, ..options(&lab) });
+        let watching = network.clone();
+        let watching = tokio::spawn(async move { watching.watch_configuration().await });
+        // With a change between any two looks, whatever was remembered would be wrong.
+        for round in 0..3 {
+            for wanted in [true, false] {
+                if wanted {
+                    fs::create_dir_all(&dir).unwrap();
+                    // Half of it first.
+                    fs::write(dir.join("10-test.conflist"), "{\"cniVersion\":").unwrap();
+                    write_chain(&lab, &["good"]);
+                } else {
+                    fs::remove_dir_all(&dir).unwrap();
+                }
+                let deadline = Instant::now() + PATIENCE;
+                while network.status().await.ready != wanted {
+                    assert!(Instant::now() < deadline, "round {round}: not {wanted}");
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+        }
+        watching.abort();
+    });
+}

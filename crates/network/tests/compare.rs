@@ -6,54 +6,23 @@
 
 mod common;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    time::Duration,
+use std::{collections::BTreeSet, fs};
+
+use common::{
+    Lab, Pod, chain, open,
+    scene::{PLAIN, Scene, bridge, compare, portmap},
 };
-
-use common::{Lab, Namespace, Pod, chain, open};
-use regex_lite::Regex;
-use serde_json::{Value, json};
-use types::Protocol;
-
-/// How long a connection may take before it counts as impossible: a lost packet is sent
-/// again after a second.
-const ENOUGH: Duration = Duration::from_secs(4);
-
-/// A list and what the host does with what is forwarded.
-struct Scene {
-    name: &'static str,
-    version: &'static str,
-    plugins: fn(&Lab) -> Value,
-    /// A command on the host before all.
-    before: &'static str,
-    annotations: &'static [(&'static str, &'static str)],
-    /// Whether this process is expected to run it.
-    native: bool,
-    ipv6: bool,
-}
+use serde_json::json;
 
 const SCENES: &[Scene] = &[
-    Scene {
-        name: "bridge",
-        version: "1.0.0",
-        plugins: |lab| json!([bridge(lab, json!({})), portmap()]),
-        before: "true",
-        annotations: &[],
-        native: true,
-        ipv6: false,
-    },
+    Scene { name: "bridge", plugins: |lab| json!([bridge(lab, json!({})), portmap()]), ..PLAIN },
     Scene {
         name: "earlier version",
         version: "0.3.1",
         plugins: |lab| {
             json!([bridge(lab, json!({ "hairpinMode": false, "mtu": 1400 })), portmap()])
         },
-        before: "true",
-        annotations: &[],
-        native: true,
-        ipv6: false,
+        ..PLAIN
     },
     Scene {
         name: "dual stack",
@@ -68,14 +37,11 @@ const SCENES: &[Scene] = &[
             conf["ipam"]["routes"] = json!([]);
             json!([conf, portmap()])
         },
-        before: "true",
-        annotations: &[],
-        native: true,
         ipv6: true,
+        ..PLAIN
     },
     Scene {
         name: "ptp",
-        version: "1.0.0",
         plugins: |lab| {
             let mut conf = bridge(lab, json!({}));
             for key in ["bridge", "isGateway", "hairpinMode"] {
@@ -87,14 +53,10 @@ const SCENES: &[Scene] = &[
             conf["ipam"]["resolvConf"] = json!(lab.path("resolv.conf"));
             json!([conf, portmap()])
         },
-        before: "true",
-        annotations: &[],
-        native: true,
-        ipv6: false,
+        ..PLAIN
     },
     Scene {
         name: "loopback, tuning and bandwidth",
-        version: "1.0.0",
         plugins: |lab| {
             json!([
                 { "type": "loopback" },
@@ -105,17 +67,14 @@ const SCENES: &[Scene] = &[
                   "sysctl": { "net.core.somaxconn": "333", "net.ipv4.conf.eth0.log_martians": "1" } },
             ])
         },
-        before: "true",
         annotations: &[
             ("kubernetes.io/ingress-bandwidth", "20M"),
             ("kubernetes.io/egress-bandwidth", "30M"),
         ],
-        native: true,
-        ipv6: false,
+        ..PLAIN
     },
     Scene {
         name: "addresses and resolver",
-        version: "1.0.0",
         plugins: |lab| {
             let mut conf = bridge(lab, json!({ "capabilities": { "ips": true, "mac": true } }));
             conf["dns"] = json!({ "nameservers": ["10.9.9.9"], "search": ["a.b"] });
@@ -125,289 +84,50 @@ const SCENES: &[Scene] = &[
                 { "dst": "192.0.2.0/24", "gw": "10.213.1.77" }]);
             json!([conf, portmap()])
         },
-        before: "true",
         annotations: &[("io.corten.ips", "10.213.1.50"), ("io.corten.mac", "02:00:00:00:09:99")],
-        native: true,
-        ipv6: false,
+        ..PLAIN
     },
     Scene {
         name: "firewall where nothing filters",
-        version: "1.0.0",
         plugins: |lab| json!([bridge(lab, json!({})), portmap(), { "type": "firewall" }]),
-        before: "true",
-        annotations: &[],
-        native: true,
-        ipv6: false,
+        ..PLAIN
     },
     Scene {
         name: "firewall where what is forwarded is dropped",
-        version: "1.0.0",
         plugins: |lab| json!([bridge(lab, json!({})), portmap(), { "type": "firewall" }]),
         before: "iptables -P FORWARD DROP",
-        annotations: &[],
         native: false,
-        ipv6: false,
+        ..PLAIN
     },
     Scene {
         name: "no firewall where what is forwarded is dropped",
-        version: "1.0.0",
         plugins: |lab| json!([bridge(lab, json!({})), portmap()]),
         before: "iptables -P FORWARD DROP",
-        annotations: &[],
-        native: true,
-        ipv6: false,
+        ..PLAIN
+    },
+    Scene {
+        name: "held to the hardware address",
+        plugins: |lab| json!([bridge(lab, json!({ "macspoofchk": true })), portmap()]),
+        holds_to_mac: true,
+        ..PLAIN
+    },
+    Scene {
+        name: "duplicates of addresses",
+        plugins: |lab| {
+            let mut conf = bridge(lab, json!({ "enabledad": true }));
+            conf["ipam"]["ranges"] =
+                json!([[{ "subnet": "10.213.1.0/24" }], [{ "subnet": "fd00:213:1::/64" }]]);
+            json!([conf, portmap()])
+        },
+        ipv6: true,
+        ..PLAIN
     },
 ];
 
-fn bridge(lab: &Lab, keys: Value) -> Value {
-    let mut conf = json!({
-        "type": "bridge", "bridge": "corten-c0", "isGateway": true, "ipMasq": true,
-        "hairpinMode": true,
-        "ipam": {
-            "type": "host-local",
-            "dataDir": lab.path("ipam"),
-            "ranges": [[{ "subnet": "10.213.1.0/24" }]],
-            "routes": [{ "dst": "0.0.0.0/0" }],
-        },
-    });
-    for (key, value) in keys.as_object().unwrap() {
-        conf[key] = value.clone();
-    }
-    conf
-}
-
-fn portmap() -> Value {
-    json!({ "type": "portmap", "capabilities": { "portMappings": true } })
-}
-
-/// All that is compared, a line each.
-type Facts = BTreeSet<String>;
-
 #[test]
 fn programs_and_this_process_do_the_same() {
-    // Most of the time of a scene is waiting for what is not reached.
-    let played: Vec<(Facts, Facts)> = std::thread::scope(|scope| {
-        let playing: Vec<_> = SCENES
-            .iter()
-            .map(|scene| scope.spawn(|| (play(scene, false), play(scene, true))))
-            .collect();
-        playing.into_iter().map(|scene| scene.join().expect("the scene is played")).collect()
-    });
-    let mut different = String::new();
-    for (scene, first) in SCENES.iter().zip(played) {
-        // With all scenes at once on a busy machine a connection may take too long. Alone it
-        // must not: what really differs does so again.
-        let found = differences(scene, &first)
-            .and_then(|_| differences(scene, &(play(scene, false), play(scene, true))));
-        different += &found.unwrap_or_default();
-    }
+    let different = compare(SCENES.iter());
     assert!(different.is_empty(), "{different}");
-}
-
-fn differences(scene: &Scene, (by_programs, by_us): &(Facts, Facts)) -> Option<String> {
-    assert!(by_us.len() > 100, "{}: {by_us:?}", scene.name);
-    let only =
-        |one: &Facts, other: &Facts| -> Vec<String> { one.difference(other).cloned().collect() };
-    let (missing, more) = (only(by_programs, by_us), only(by_us, by_programs));
-    (!missing.is_empty() || !more.is_empty()).then(|| {
-        format!(
-            "{}:\nonly by programs: {missing:#?}\nonly by this process: {more:#?}\n",
-            scene.name
-        )
-    })
-}
-
-/// Runs a scene on a host of its own and returns what there is to see.
-fn play(scene: &Scene, in_process: bool) -> Facts {
-    let lab = Lab::new();
-    let neighbour = lab.neighbour();
-    lab.host.sh(scene.before);
-    let conf = json!({
-        "cniVersion": scene.version, "name": "test.net", "plugins": (scene.plugins)(&lab),
-    });
-    fs::write(lab.path("net.d/10-test.conflist"), conf.to_string()).unwrap();
-    let mut options = lab.options();
-    options.builtin = None;
-    options.in_process = in_process;
-    options.bin_dirs = vec!["/usr/lib/cni".into()];
-    let one = lab.pod("one").map(Protocol::Tcp, 8080, 80).map(Protocol::Udp, 5353, 53);
-    let two = lab.pod("two");
-    let network = open(options);
-    lab.daemon(async || {
-        let status = network.status().await;
-        let native = in_process && scene.native;
-        assert_eq!(status.config["inProcess"], native, "{}: {status:?}", scene.name);
-        for (pod, annotations) in [(&one, scene.annotations), (&two, &[][..])] {
-            let mut request = pod.attach();
-            request.annotations = owned(annotations);
-            network.attach(&request).await.map_err(|e| chain(&e)).unwrap();
-        }
-    });
-    let mut facts = Facts::new();
-    inside(&lab, &one, &mut facts);
-    on_disk(&lab, &one, &mut facts);
-    on_host(&lab, &one, &mut facts);
-    reachability(&lab, &neighbour, [&one, &two], scene.ipv6, &mut facts);
-    lab.daemon(async || {
-        for pod in [&one, &two] {
-            network.detach(&pod.detach()).await.map_err(|e| chain(&e)).unwrap();
-        }
-        network.settled().await;
-    });
-    let left = lab.host.sh("ip -o link | cut -d: -f2; nft list tables | grep corten || true");
-    facts.insert(format!("left on the host: {:?}", left.split_whitespace().collect::<Vec<_>>()));
-    let leases: Vec<_> = common::list(&lab.path("ipam/test.net"));
-    facts.insert(format!("left on disk: {leases:?}"));
-    facts
-}
-
-fn owned(annotations: &[(&str, &str)]) -> BTreeMap<String, String> {
-    annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
-}
-
-/// What the pod sees.
-fn inside(lab: &Lab, pod: &Pod, facts: &mut Facts) {
-    let addresses = pod.netns.sh("ip -o addr show; ip -o link show");
-    let routes = pod.netns.sh("ip route show table all; ip -6 route show table all");
-    // The link-local address comes when the kernel is sure of it.
-    let sure = |line: &&str| !line.contains("fe80::");
-    for line in addresses.lines().chain(routes.lines()).filter(sure) {
-        facts.insert(format!("pod: {}", plain(lab, pod, line)));
-    }
-    for interface in ["lo", "eth0"] {
-        settings(&pod.netns, interface, interface, facts);
-    }
-    let core = pod.netns.sh("cat /proc/sys/net/core/somaxconn");
-    facts.insert(format!("pod: somaxconn {}", core.trim()));
-}
-
-/// What the host has for the pod.
-fn on_host(lab: &Lab, pod: &Pod, facts: &mut Facts) {
-    let link = host_end(lab, pod);
-    for line in lab.host.sh("ip -o addr show; ip route show; ip -6 route show").lines() {
-        // Nobody chooses the bridge's link-local address.
-        if !line.contains("fe80") {
-            facts.insert(format!("host: {}", plain(lab, pod, &line.replace(&link, "VETH"))));
-        }
-    }
-    settings(&lab.host, &link, "VETH", facts);
-    if lab.host.sh("ip -o link").contains("corten-c0:") {
-        settings(&lab.host, "corten-c0", "BRIDGE", facts);
-        let details = lab.host.sh(&format!("bridge -d link show dev {link}"));
-        let hairpin = details.contains("hairpin on");
-        facts.insert(format!("host: hairpin {hairpin}"));
-        let promiscuous = lab.host.sh("ip -d link show corten-c0").contains("promiscuity 1");
-        facts.insert(format!("host: bridge promiscuous {promiscuous}"));
-    }
-    for path in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
-        let value = lab.host.sh(&format!("cat /proc/sys/{path}"));
-        facts.insert(format!("host: {path} {}", value.trim()));
-    }
-    let shaping = lab.host.sh("tc qdisc show; tc filter show dev lo");
-    let handle = Regex::new(r"qdisc (\w+) \w+: dev \S+").unwrap();
-    for line in shaping.lines().filter(|line| line.contains("tbf") || line.contains("ingress")) {
-        facts.insert(format!("host: {}", handle.replace(line, "$1")));
-    }
-}
-
-/// Leases and cached results.
-fn on_disk(lab: &Lab, pod: &Pod, facts: &mut Facts) {
-    for name in common::list(&lab.path("ipam/test.net")) {
-        let text = fs::read_to_string(lab.path("ipam/test.net").join(&name)).unwrap();
-        let text = text.replace(pod.id.as_str(), "ONE");
-        let owner = text.lines().next().unwrap_or_default();
-        let text = if owner.len() == 64 { text.replace(owner, "TWO") } else { text };
-        facts.insert(format!("lease {name}: {text:?}"));
-    }
-    let path = lab.path(&format!("root/cni/results/test.net-{}-eth0", pod.id));
-    let mut entry: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
-    // Holds the path of the test's directory.
-    entry.as_object_mut().unwrap().remove("config");
-    let interfaces = entry["result"]["interfaces"].as_array_mut().unwrap();
-    for interface in interfaces {
-        if !["eth0", "corten-c0"].contains(&interface["name"].as_str().unwrap()) {
-            interface["name"] = json!("CHOSEN");
-        }
-    }
-    facts.insert(format!("result: {}", plain(lab, pod, &entry.to_string())));
-}
-
-/// All settings of an interface.
-fn settings(namespace: &Namespace, interface: &str, name: &str, facts: &mut Facts) {
-    for family in ["ipv4", "ipv6"] {
-        let dir = format!("/proc/sys/net/{family}/conf/{interface}");
-        let text = namespace.sh(&format!("cd {dir}; grep -s '' * || true"));
-        for line in text.lines().filter(|line| !line.starts_with("stable_secret")) {
-            facts.insert(format!("{family} {name} {line}"));
-        }
-    }
-}
-
-/// Who reaches whom.
-fn reachability(lab: &Lab, neighbour: &Namespace, pods: [&Pod; 2], ipv6: bool, facts: &mut Facts) {
-    let [one, two] = pods;
-    let address = |pod: &Pod, family: &str| {
-        let text = pod.netns.sh(&format!("ip -o {family} addr show dev eth0 scope global"));
-        text.split_whitespace().nth(3).unwrap().split('/').next().unwrap().to_owned()
-    };
-    one.netns.serve("[::]:80", "one");
-    one.netns.serve_udp("0.0.0.0:53", "one");
-    neighbour.serve("0.0.0.0:9000", "neighbour");
-    let to_one = format!("{}:80", address(one, "-4"));
-    neighbour.sh("ip route add 10.213.1.0/24 via 10.213.200.1");
-    let mut ways = vec![
-        ("pod to pod", &two.netns, to_one.clone()),
-        ("host to pod", &lab.host, to_one.clone()),
-        ("pod to neighbour", &two.netns, "10.213.200.2:9000".to_owned()),
-        ("neighbour to pod", neighbour, to_one),
-        ("neighbour to host port", neighbour, "10.213.200.1:8080".to_owned()),
-        ("host to host port", &lab.host, "10.213.200.1:8080".to_owned()),
-        ("host to host port by 127.0.0.1", &lab.host, "127.0.0.1:8080".to_owned()),
-        ("pod to host port", &two.netns, "10.213.200.1:8080".to_owned()),
-        ("pod to itself by host port", &one.netns, "10.213.200.1:8080".to_owned()),
-    ];
-    if ipv6 {
-        let to_one = format!("[{}]:80", address(one, "-6"));
-        ways.push(("pod to pod by IPv6", &two.netns, to_one.clone()));
-        ways.push(("host to pod by IPv6", &lab.host, to_one));
-    }
-    for (way, from, to) in ways {
-        let answer = from.fetch(&to, ENOUGH);
-        let answer = answer.map(|text| text.replace("::ffff:", "")).map_err(|_| "not reached");
-        facts.insert(format!("{way}: {answer:?}"));
-    }
-}
-
-/// The host's end of a pod's pair.
-fn host_end(lab: &Lab, pod: &Pod) -> String {
-    let index = pod.netns.sh("ip -o link show eth0 | sed 's/.*eth0@if\\([0-9]*\\):.*/\\1/'");
-    let index = index.trim();
-    let line = lab.host.sh(&format!("ip -o link | grep '^{index}:'"));
-    line.split([' ', '@']).nth(1).unwrap().to_owned()
-}
-
-/// A line without what is chosen by chance.
-fn plain(lab: &Lab, pod: &Pod, line: &str) -> String {
-    let line = line.replace(&lab.dir.path().display().to_string(), "DIR");
-    let line = line.replace(pod.id.as_str(), "ID");
-    let rules = [
-        (r"([0-9a-f]{2}:){5}[0-9a-f]{2}", "MAC"),
-        (r"fe80::[0-9a-f:]+", "LINKLOCAL"),
-        (r"@if\d+", "@IF"),
-        (r"^\d+: ", ""),
-        (r"link-netnsid \d+", "NETNSID"),
-        (r"link/ether \S+", "ETHER"),
-        (r"(veth[0-9a-f]{8}|corten[0-9a-f]{9}|bwp[0-9a-f]{12}|cortn-[0-9a-f]{9})", "CHOSEN"),
-        (r"expires \w+", "N"),
-        // Of IPv6 this process has no duplicates looked for, so that pods can use their
-        // addresses at once.
-        (r" (tentative|nodad)", ""),
-    ];
-    let mut line = line;
-    for (pattern, with) in rules {
-        line = Regex::new(pattern).unwrap().replace_all(&line, with).into_owned();
-    }
-    line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[test]

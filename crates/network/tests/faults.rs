@@ -9,11 +9,12 @@ use std::{
     env, fs,
     path::PathBuf,
     process::{Command, ExitStatus},
+    time::{Duration, Instant},
 };
 
 use common::{IMPATIENCE, Lab, PATIENCE, Pod, chain, open};
 use network::{AttachRequest, NetworkOptions};
-use types::{Protocol, SandboxId};
+use types::{PortMapping, Protocol, SandboxId};
 
 /// Where the daemon that is killed finds its work.
 const WORK: &str = "CORTEN_TEST_WORK";
@@ -39,14 +40,15 @@ fn options(dir: &std::path::Path) -> NetworkOptions {
 fn daemon_that_is_killed() {
     let Ok(dir) = env::var(WORK) else { return };
     let dir = PathBuf::from(dir);
+    let plain = dir.join("plain").exists();
     let id: SandboxId = fs::read_to_string(dir.join("id")).unwrap().parse().unwrap();
-    let request = AttachRequest {
+    let mut request = AttachRequest {
         sandbox_id: id.clone(),
         netns: dir.join("pod.netns"),
         namespace: "default".to_owned(),
         name: "pod".to_owned(),
         uid: "uid".to_owned(),
-        port_mappings: vec![types::PortMapping {
+        port_mappings: vec![PortMapping {
             protocol: Protocol::Tcp,
             container_port: 80,
             host_port: 8080,
@@ -58,10 +60,21 @@ fn daemon_that_is_killed() {
         hostname: "pod".to_owned(),
         handler: String::new(),
     };
+    if plain {
+        request.annotations.clear();
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let network = open(options(&dir));
+        if plain {
+            // The others' rules are there, as they are when a pod comes to a running daemon.
+            let known = fs::read_to_string(dir.join("plain")).unwrap().parse().unwrap();
+            network.recover(&[known]).await.unwrap();
+        }
+        // Names in the trace.
+        let _ = dir.join("attach-begins").exists();
         network.attach(&request).await.map_err(|error| chain(&error)).unwrap();
+        let _ = dir.join("attach-has-ended").exists();
         let detach = network::DetachRequest {
             sandbox_id: id,
             netns: Some(request.netns),
@@ -70,6 +83,7 @@ fn daemon_that_is_killed() {
             uid: request.uid,
         };
         network.detach(&detach).await.unwrap();
+        let _ = dir.join("detach-has-ended").exists();
         network.settled().await;
     });
 }
@@ -133,6 +147,47 @@ fn no_process_is_started_for_a_pod() {
     assert!(processes.is_empty(), "{processes:?}");
 }
 
+/// What the network may cost in a running daemon, where other pods are: system calls in
+/// all, and messages to the kernel's network among them.
+struct Budget {
+    begin: &'static str,
+    end: &'static str,
+    calls: usize,
+    messages: usize,
+}
+
+const BUDGETS: [Budget; 2] = [
+    Budget { begin: "attach-begins", end: "attach-has-ended", calls: 200, messages: 11 },
+    Budget { begin: "attach-has-ended", end: "detach-has-ended", calls: 0, messages: 0 },
+];
+
+#[test]
+fn a_pod_costs_few_system_calls_and_waits_for_no_disk() {
+    let lab = Lab::new();
+    let (other, pod) = (lab.pod("other").map(Protocol::Tcp, 8081, 80), lab.pod("pod"));
+    lab.daemon(async || {
+        let network = open(options(lab.dir.path()));
+        network.attach(&other.attach()).await.unwrap();
+    });
+    fs::write(lab.path("plain"), other.id.as_str()).unwrap();
+    assert!(run_daemon(&lab, &pod, &[]).success());
+    let trace = fs::read_to_string(lab.path("trace")).unwrap();
+    for Budget { begin, end, calls, messages } in BUDGETS {
+        let lines = trace.lines().skip_while(|line| !line.contains(begin)).skip(1);
+        // Waiting for each other and for memory is not work.
+        let quiet = ["futex(", "epoll_wait(", "madvise(", "mmap(", "munmap(", "mprotect(", "brk("];
+        let lines: Vec<&str> = lines
+            .take_while(|line| !line.contains(end))
+            .filter(|line| !line.contains("resumed>") && !line.contains("+++"))
+            .filter(|line| !quiet.iter().any(|call| line.contains(call)))
+            .collect();
+        let sent = lines.iter().filter(|line| line.contains("sendto(")).count();
+        let shown = lines.join("\n");
+        assert!(!shown.contains("sync("), "{shown}");
+        assert!(lines.len() <= calls && sent <= messages, "{} {sent}\n{shown}", lines.len());
+    }
+}
+
 #[test]
 fn after_a_reboot_addresses_are_given_back() {
     let mut lab = Lab::new();
@@ -193,6 +248,49 @@ fn rules_that_another_program_flushed_come_back() {
         network.clean().await;
         assert!(lab.host.fetch("127.0.0.1:8080", PATIENCE).unwrap().starts_with("pod"));
         lab.host.sh("nft flush ruleset; ip link set corten-t0 down");
+        network.detach(&pod.detach()).await.unwrap();
+        network.settled().await;
+    });
+}
+
+#[test]
+fn rules_come_back_at_once_and_only_when_something_is_missing() {
+    const FLUSHES: [&str; 5] = [
+        "nft flush ruleset",
+        "nft delete table ip corten_test",
+        "nft flush table ip corten_test",
+        "nft flush chain ip6 corten_test prerouting",
+        "nft delete table ip6 corten_test; nft delete table ip corten_test",
+    ];
+    let lab = Lab::new();
+    let pod = lab.pod("pod").map(Protocol::Tcp, 8080, 80);
+    let other = lab.pod("other").map(Protocol::Tcp, 8081, 80);
+    let rules = || lab.host.sh("nft list ruleset");
+    lab.daemon(async || {
+        let network = open(options(lab.dir.path()));
+        network.attach(&pod.attach()).await.unwrap();
+        let keeping = network.clone();
+        let keeping = tokio::spawn(async move { keeping.keep_rules().await });
+        let wanted = rules();
+        for flush in FLUSHES {
+            lab.host.sh(flush);
+            assert_ne!(rules(), wanted, "{flush}");
+            let deadline = Instant::now() + PATIENCE;
+            while rules() != wanted {
+                assert!(Instant::now() < deadline, "{flush}: {}", rules());
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        // Neither our own changes nor those of others' tables are taken for a loss.
+        let handles = || lab.host.sh("nft -a list table ip corten_test");
+        let before = handles();
+        network.attach(&other.attach()).await.unwrap();
+        network.detach(&other.detach()).await.unwrap();
+        lab.host.sh("nft add table ip theirs; nft delete table ip theirs");
+        network.settled().await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(handles(), before, "the tables were made anew");
+        keeping.abort();
         network.detach(&pod.detach()).await.unwrap();
         network.settled().await;
     });

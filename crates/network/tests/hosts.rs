@@ -7,9 +7,9 @@ mod common;
 use std::{fs, net::IpAddr};
 
 use common::{IMPATIENCE, Lab, Namespace, PATIENCE, Pod, chain, open};
-use network::{Attachment, IpPreference, Network, NetworkOptions};
+use network::{Attachment, Network, NetworkOptions};
 use serde_json::json;
-use types::Protocol;
+use types::{IpPreference, Protocol};
 
 /// A host whose default network has its own subnets.
 struct Host {

@@ -65,6 +65,19 @@ pub struct DnsConfig {
     pub options: Vec<String>,
 }
 
+/// Which of a pod's addresses is its IP.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IpPreference {
+    /// The first of IPv4.
+    #[default]
+    Ipv4,
+    /// The first of IPv6.
+    Ipv6,
+    /// The first that the plugins gave.
+    Cni,
+}
+
 /// A transport protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

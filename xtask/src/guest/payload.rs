@@ -13,7 +13,8 @@ use super::{Extent, Options};
 use crate::command::{cargo_program, run};
 
 /// Tests on a real kernel that this kernel answers differently: package and test.
-const TESTS: [(&str, &str); 2] = [("cgroups", "kernel"), ("seccomp", "kernel")];
+const TESTS: [(&str, &str); 3] =
+    [("cgroups", "kernel"), ("seccomp", "kernel"), ("network", "vlans")];
 
 /// Who makes cgroups, in one run of the suite each.
 const DRIVERS: [&str; 2] = ["cgroupfs", "systemd"];
@@ -58,6 +59,7 @@ impl Work {
         }
         let drivers =
             options.driver.as_deref().map_or_else(|| DRIVERS.to_vec(), |driver| vec![driver]);
+        let drivers = if options.kernel { Vec::new() } else { drivers };
         let suites = drivers.iter().map(|driver| format!("--driver {driver}{suite}"));
         Self::Tests { kernel: options.filter.is_empty(), suites: suites.collect() }
     }

@@ -13,7 +13,7 @@ use config::{CgroupDriver, Config};
 use cri_server::{Gate, Info, Server};
 use images::{Images, ImagesOptions};
 use monitor_client::{MonitorProgram, Monitors};
-use network::{BuiltinOptions, IpPreference, Network, NetworkOptions, Subnet};
+use network::{BuiltinOptions, Network, NetworkOptions, Subnet};
 use pods::{Handler, Options, Pods, Services};
 use snapshots::Snapshots;
 use stats::Stats;
@@ -203,11 +203,7 @@ pub(crate) fn network_options(settings: &Config) -> anyhow::Result<NetworkOption
         }),
         in_process: network.in_process,
         table: network.bridge.clone(),
-        ip_preference: match network.ip_preference {
-            config::IpPreference::Ipv4 => IpPreference::Ipv4,
-            config::IpPreference::Ipv6 => IpPreference::Ipv6,
-            config::IpPreference::Cni => IpPreference::Cni,
-        },
+        ip_preference: network.ip_preference,
         status_grace: Duration::from_secs(network.status_grace_s),
         add_deadline: deadline,
         del_deadline: deadline,

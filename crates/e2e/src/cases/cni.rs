@@ -38,13 +38,17 @@ esac
 "#;
 
 /// A daemon on a ground of its own.
-struct Another {
-    context: Context,
-    runtime: Arc<Runtime>,
-    ground: Arc<Ground>,
+pub(super) struct Another {
+    pub(super) context: Context,
+    pub(super) runtime: Arc<Runtime>,
+    pub(super) ground: Arc<Ground>,
 }
 
-async fn another(c: &Context, options: DaemonOptions, ground: Arc<Ground>) -> Result<Another> {
+pub(super) async fn another(
+    c: &Context,
+    options: DaemonOptions,
+    ground: Arc<Ground>,
+) -> Result<Another> {
     let program = c.runtime.with_daemon(|daemon| Ok(daemon.command().get_program().to_owned()))?;
     let certs_dir = c.runtime.catalog.registry.certs_dir().to_owned();
     let options = DaemonOptions { program: program.into(), certs_dir, ..options };

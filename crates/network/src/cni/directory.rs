@@ -1,7 +1,6 @@
 //! The directory of configurations, read again when it has changed.
 //!
-//! There is no watch that could be lost when the directory is deleted and made again:
-//! whoever asks gets what is there, and unchanged files (by name, inode, times and size)
+//! Nothing depends on a watch that could be lost: whoever asks gets what is there, and unchanged files (by name, inode, times and size)
 //! are not read twice. A file that was good and is being written again counts with what
 //! it said before, until it has been broken for a while.
 

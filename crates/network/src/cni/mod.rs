@@ -7,6 +7,7 @@ mod chain;
 mod config;
 mod directory;
 mod exec;
+mod notice;
 mod quantity;
 mod request;
 mod result;
@@ -16,6 +17,7 @@ pub(crate) use chain::{Chain, ChainFailure, Runtime, find_programs};
 pub(crate) use config::{NetworkList, Plugin, Version};
 pub(crate) use directory::{Directory, Loaded};
 pub use exec::PluginFailure;
+pub(crate) use notice::Notice;
 pub(crate) use request::{arguments, capability_arguments, minimal_arguments};
 pub(crate) use result::pod_addresses;
 

@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 
 use serde_json::Value;
+use types::IpPreference;
 
 use super::{config::Version, exec::one_line};
-use crate::{INTERFACE, IpPreference, PluginFailure};
+use crate::{INTERFACE, PluginFailure};
 
 /// Reads what a plugin printed after ADD.
 pub(super) fn parse(stdout: &[u8]) -> Result<Value, PluginFailure> {

@@ -17,11 +17,12 @@ use types::SandboxId;
 use super::{
     Job,
     link::{
-        PREFIX, alias, conf, configure_pod, create_pair, enable_forwarding, failed, find, mac_of,
-        routes, set_sysctl_where_present,
+        Addresses, PREFIX, alias, conf, configure_pod, create_pair, enable_forwarding, failed,
+        find, mac_of, routes, set_sysctl_where_present, settle_pod,
     },
     plan::{Bridge, Main, Plan},
     result::{Interface, Ip, Outcome},
+    vlan,
 };
 use crate::{
     INTERFACE, NetworkError, Subnet,
@@ -42,6 +43,9 @@ const SMALLEST_MTU: u32 = 1280;
 /// must not be configured by router advertisements (CVE-2020-10749).
 const SETTINGS: [(&str, &str, &str); 3] =
     [("ipv6", "accept_ra", "0"), ("ipv6", "accept_dad", "0"), ("ipv4", "arp_notify", "1")];
+/// The same where duplicates of addresses are looked for.
+const DETECTING: [(&str, &str, &str); 3] =
+    [("ipv6", "enhanced_dad", "1"), ("ipv6", "accept_dad", "1"), ("ipv4", "arp_notify", "1")];
 
 /// Makes bridges, one at a time.
 #[derive(Debug)]
@@ -72,7 +76,7 @@ impl Bridges {
     ) -> Result<Outcome, NetworkError> {
         let mut routes = routes(&bridge.name)?;
         complete(&mut outcome, bridge);
-        let link = self.ensure(&mut routes, job, bridge, &outcome.ips)?;
+        let (link, gateway) = self.ensure(&mut routes, job, bridge, &outcome.ips)?;
         let mtu = match bridge.mtu {
             0 if job.standard => Some(link.mtu),
             0 => None,
@@ -84,15 +88,28 @@ impl Bridges {
         routes
             .set_port(host.index, &alias(job.id), bridge.hairpin_mode)
             .map_err(failed("configure", &host.name))?;
-        let settings = if job.standard { &SETTINGS[..] } else { &SETTINGS[1..] };
-        configure_pod(netns, &outcome, settings, |_, _| Ok(()))?;
+        bridge.vlans.give(&mut routes, &link, &host)?;
+        let (settings, addresses) = match (bridge.detects_duplicates, job.standard) {
+            (true, _) => (&DETECTING[..], Addresses::MayBeTaken),
+            (false, true) => (&SETTINGS[..], Addresses::Ours),
+            (false, false) => (&SETTINGS[1..], Addresses::Ours),
+        };
+        configure_pod(netns, &outcome, settings, addresses, |_, _| Ok(()))?;
         routes.set_up(host.index).map_err(failed("set up", &host.name))?;
+        if addresses == Addresses::MayBeTaken {
+            settle_pod(netns)?;
+        }
         let sandbox = job.netns.to_string_lossy().into_owned();
         outcome.interfaces = vec![
             Interface { name: link.name, mac: link.mac, sandbox: String::new() },
             Interface { name: host.name, mac: host.mac, sandbox: String::new() },
             Interface { name: INTERFACE.to_owned(), mac: Some(pod_mac), sandbox },
         ];
+        outcome.interfaces.extend(gateway.map(|link| Interface {
+            name: link.name,
+            mac: link.mac,
+            sandbox: String::new(),
+        }));
         Ok(outcome)
     }
 
@@ -130,32 +147,38 @@ impl Bridges {
         Ok(true)
     }
 
-    /// Makes the bridge, or finds the one made before, with the pods' gateways on it.
+    /// Makes the bridge, or finds the one made before, with the pods' gateways on it, or on
+    /// an interface of their VLAN.
     fn ensure(
         &self,
         routes: &mut Routes,
         job: &Job<'_>,
         bridge: &Bridge,
         ips: &[Ip],
-    ) -> Result<Link, NetworkError> {
+    ) -> Result<(Link, Option<Link>), NetworkError> {
         let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         let link = if job.standard {
             self.ensure_ours(routes, bridge, ips)?
         } else {
             ensure_any(routes, bridge)?
         };
+        let mut gateway = None;
         if bridge.is_gateway {
             enable_forwarding(ips)?;
+            if let Some(name) = bridge.vlans.gateway_of(&bridge.name) {
+                gateway = Some(bridge.vlans.ensure_gateway(routes, &link, &name)?);
+            }
             let wanted = ips.iter().filter_map(|ip| Subnet::new(ip.gateway?, ip.address.prefix()));
             let force = if job.standard { Force::AddBeside } else { Force::of(bridge) };
-            ensure_gateways(routes, &link, wanted.collect(), force)?;
+            let gateway = gateway.as_ref().unwrap_or(&link);
+            ensure_gateways(routes, gateway, wanted.collect(), force)?;
         }
         if job.standard && link.alias != self.owner {
             // Last: an alias says that nothing is missing.
             routes.set_up(link.index).map_err(failed("set up", &link.name))?;
             routes.set_alias(link.index, &self.owner).map_err(failed("sign", &link.name))?;
         }
-        Ok(link)
+        Ok((link, gateway))
     }
 
     fn ensure_ours(
@@ -249,7 +272,7 @@ fn create_ours(routes: &mut Routes, bridge: &Bridge, ips: &[Ip]) -> Result<Link,
         mtu => mtu,
     };
     let mac = ips.iter().find_map(|ip| ip.gateway).map(mac_of);
-    routes.create_bridge(name, mac, Some(mtu)).map_err(failed("make", name))?;
+    routes.create_bridge(name, mac, Some(mtu), false).map_err(failed("make", name))?;
     refuse_advertisements(name)?;
     warn_of_dropping_policies();
     find(routes, name)
@@ -266,9 +289,11 @@ fn ensure_any(routes: &mut Routes, bridge: &Bridge) -> Result<Link, NetworkError
         }
         None => {
             let mtu = (bridge.mtu > 0).then_some(bridge.mtu);
-            match routes.create_bridge(name, None, mtu) {
+            let vlans = bridge.vlans.kept_apart;
+            match routes.create_bridge(name, None, mtu, vlans) {
                 // The plugin of another runtime was quicker.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) if vlans => return Err(vlan::unable(name, error)),
                 other => other.map_err(failed("make", name))?,
             }
             refuse_advertisements(name)?;

@@ -2,10 +2,12 @@
 //! and the pod's end.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read as _, Write as _},
     net::IpAddr,
     os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use types::SandboxId;
@@ -13,7 +15,10 @@ use types::SandboxId;
 use super::result::{Ip, Outcome};
 use crate::{
     INTERFACE, NetworkError, Subnet, namespace,
-    netlink::route::{Link, LinkAddress, Mac, Route, Routes, Scope, VethPair},
+    netlink::{
+        Socket,
+        route::{Link, LinkAddress, Mac, Route, Routes, Scope, VethPair},
+    },
     subnet::{bits, octets},
 };
 
@@ -21,6 +26,10 @@ use crate::{
 pub(super) const PREFIX: &str = "corten";
 /// What the names of interfaces that limit what pods send begin with.
 const SHAPER_PREFIX: &str = "cortn-";
+/// How long the kernel may look for duplicates of addresses; it takes about two seconds.
+const SETTLING: Duration = Duration::from_secs(10);
+/// How long is waited between two looks where nothing changes.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// How many digits of the id follow: an interface's name has 15 characters.
 const NAME_DIGITS: usize = 15 - PREFIX.len();
 
@@ -107,6 +116,15 @@ pub(crate) fn find(routes: &mut Routes, name: &str) -> Result<Link, NetworkError
         .map_err(failed("find", name))
 }
 
+/// What is known of a pod's addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Addresses {
+    /// Nobody else can have them: whoever gives them knows that. They are usable at once.
+    Ours,
+    /// Of IPv6 the kernel shall look, see [`settle_pod`].
+    MayBeTaken,
+}
+
 /// Gives the pod's end its addresses and routes, inside the pod's namespace. `settings`
 /// of the interface are written before, where the kernel has them, and `more` is done
 /// before the routes of the result are made.
@@ -114,15 +132,43 @@ pub(crate) fn configure_pod(
     netns: BorrowedFd<'_>,
     outcome: &Outcome,
     settings: &[(&str, &str, &str)],
+    addresses: Addresses,
     more: impl FnOnce(&mut Routes, u32) -> io::Result<()> + Send,
 ) -> Result<(), NetworkError> {
-    namespace::inside(netns, || configure_inside(outcome, settings, more))
+    namespace::inside(netns, || configure_inside(outcome, settings, addresses, more))
         .map_err(failed("enter the namespace of the pod's", INTERFACE))?
+}
+
+/// Waits until the kernel knows that nobody else has the pod's addresses.
+///
+/// # Errors
+///
+/// Where another one has one, or the kernel is not sure in time.
+pub(crate) fn settle_pod(netns: BorrowedFd<'_>) -> Result<(), NetworkError> {
+    let settle = || {
+        // First, so that no change is missed.
+        let mut changes = Socket::hear_addresses(LOOK_AGAIN)?;
+        let mut routes = Routes::open()?;
+        let missing = || io::Error::other("the interface vanished");
+        let index = routes.link(INTERFACE)?.ok_or_else(missing)?.index;
+        let deadline = Instant::now() + SETTLING;
+        while !routes.is_settled(index)? {
+            if Instant::now() > deadline {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "duplicates are still sought"));
+            }
+            changes.wait_for_change();
+        }
+        Ok(())
+    };
+    namespace::inside(netns, settle)
+        .and_then(|settled| settled)
+        .map_err(failed("give addresses to the pod's", INTERFACE))
 }
 
 fn configure_inside(
     outcome: &Outcome,
     settings: &[(&str, &str, &str)],
+    addresses: Addresses,
     more: impl FnOnce(&mut Routes, u32) -> io::Result<()>,
 ) -> Result<(), NetworkError> {
     for (family, key, value) in settings {
@@ -136,15 +182,11 @@ fn configure_inside(
     let configure = || {
         let mut routes = Routes::open()?;
         let missing = || io::Error::other("the interface vanished");
-        let lo = routes.link("lo")?.ok_or_else(missing)?;
-        routes.set_up(lo.index)?;
         let index = routes.link(INTERFACE)?.ok_or_else(missing)?.index;
-        for ip in &outcome.ips {
-            routes.add_address(LinkAddress { index, address: ip.address })?;
-        }
-        routes.set_up(index)?;
+        let given = outcome.ips.iter().map(|ip| ip.address);
+        routes.set_up_with(index, given, addresses == Addresses::MayBeTaken)?;
         more(&mut routes, index)?;
-        pod_routes(outcome, index).iter().try_for_each(|route| routes.add_route(*route))
+        routes.add_routes(&pod_routes(outcome, index))
     };
     configure().map_err(failed("configure the pod's", INTERFACE))
 }
@@ -183,19 +225,31 @@ pub(crate) fn conf(family: &str, interface: &str, key: &str) -> PathBuf {
 
 /// Writes a setting unless it has the value: `/proc/sys` may be read-only.
 pub(crate) fn set_sysctl(path: &Path, value: &str) -> Result<(), NetworkError> {
-    if fs::read_to_string(path).is_ok_and(|text| text.trim() == value) {
-        return Ok(());
-    }
-    fs::write(path, value).map_err(|source| NetworkError::Sysctl {
+    write_sysctl(path, value).map_err(|source| NetworkError::Sysctl {
         path: path.to_owned(),
         value: value.to_owned(),
         source,
     })
 }
 
+fn write_sysctl(path: &Path, value: &str) -> io::Result<()> {
+    let mut present = [0; 64];
+    let length = fs::File::open(path)?.read(&mut present).unwrap_or_default();
+    if present[..length].trim_ascii() == value.as_bytes() {
+        return Ok(());
+    }
+    // Not truncated: that is nothing to a setting.
+    fs::OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
+}
+
 /// The same where the setting exists: IPv6 may be off.
 pub(crate) fn set_sysctl_where_present(path: &Path, value: &str) -> Result<(), NetworkError> {
-    if path.exists() { set_sysctl(path, value) } else { Ok(()) }
+    match set_sysctl(path, value) {
+        Err(NetworkError::Sysctl { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 /// Returns the pod's end of a pair for CHECK: an error says what is missing.

@@ -17,6 +17,8 @@ mod ptp;
 mod result;
 mod rules;
 mod standard;
+mod tables;
+mod vlan;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -38,7 +40,7 @@ use self::{
     rules::Rules,
 };
 pub(crate) use self::{plan::Plan, standard::conflist};
-use crate::{NetworkError, Subnet, namespace, netlink::nft};
+use crate::{NetworkError, namespace, netlink::nft};
 
 /// Where the tuning plugin's administrator says which settings are allowed. Only the
 /// program reads it.
@@ -129,7 +131,7 @@ impl Native {
                 Extra::Firewall => {}
             }
         }
-        let rules = ports::rules_of(plan, job.id, job.capabilities, &addresses(&outcome))
+        let rules = ports::rules_of(plan, job.id, job.capabilities, &outcome)
             .map_err(|problem| job.refuse(problem))?;
         let localnet = ports::needs_localnet(&rules).then(|| ports::interface(plan, job.id));
         self.rules.add(job.id, rules)?;
@@ -197,8 +199,8 @@ impl Native {
     pub(crate) fn restore(&self, pods: Vec<KnownPod>) -> Result<(), NetworkError> {
         let mut rules = BTreeMap::new();
         for pod in pods {
-            let addresses = addresses(&Outcome::read(&pod.result));
-            match ports::rules_of(&pod.plan, &pod.id, &pod.capabilities, &addresses) {
+            let outcome = Outcome::read(&pod.result);
+            match ports::rules_of(&pod.plan, &pod.id, &pod.capabilities, &outcome) {
                 Ok(wanted) => drop(rules.insert(pod.id, wanted)),
                 Err(problem) => {
                     tracing::warn!(problem, sandbox_id = %pod.id, "host ports are not known");
@@ -211,6 +213,11 @@ impl Native {
     /// Makes the rules anew where another program has removed them.
     pub(crate) fn restore_missing_rules(&self) -> Result<bool, NetworkError> {
         self.rules.restore_missing()
+    }
+
+    /// Returns the name of the tables.
+    pub(crate) fn table(&self) -> &str {
+        self.rules.table()
     }
 
     /// Looks whether a pod's network is as it was made.
@@ -248,10 +255,6 @@ impl Native {
 /// Returns the names of all interfaces that a pod may have on the host.
 pub(crate) fn link_names(id: &SandboxId) -> [String; 2] {
     [host_name(id), shaper_name(id)]
-}
-
-fn addresses(outcome: &Outcome) -> Vec<Subnet> {
-    outcome.ips.iter().map(|ip| ip.address).collect()
 }
 
 /// Reports whether anybody's chain sees what is forwarded.

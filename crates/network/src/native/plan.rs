@@ -13,7 +13,10 @@ use std::{
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-use super::result::{Dns, parse_mac};
+use super::{
+    result::{Dns, parse_mac},
+    vlan::{TrunkItem, Vlans},
+};
 use crate::{
     Subnet,
     cni::{NetworkList, Plugin, Version},
@@ -68,11 +71,9 @@ pub(crate) enum Extra {
 }
 
 /// Configuration of `bridge`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
+#[derive(Debug, Clone, PartialEq)]
 #[allow(clippy::struct_excessive_bools, reason = "the plugin's own keys")]
 pub(crate) struct Bridge {
-    #[serde(rename = "bridge")]
     pub(crate) name: String,
     pub(crate) is_gateway: bool,
     pub(crate) is_default_gateway: bool,
@@ -81,17 +82,36 @@ pub(crate) struct Bridge {
     pub(crate) hairpin_mode: bool,
     pub(crate) promisc_mode: bool,
     pub(crate) mtu: u32,
-    vlan: u16,
-    #[serde(rename = "enabledad")]
-    duplicate_detection: bool,
-    #[serde(rename = "macspoofchk")]
-    mac_spoof_check: bool,
+    pub(crate) vlans: Vlans,
+    /// Whether pods wait until nobody else has their IPv6 addresses.
+    pub(crate) detects_duplicates: bool,
+    /// Whether pods are held to the hardware address that they were given.
+    pub(crate) holds_to_mac: bool,
 }
 
-impl Default for Bridge {
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
+#[allow(clippy::struct_excessive_bools, reason = "the plugin's own keys")]
+struct BridgeKeys {
+    bridge: String,
+    is_gateway: bool,
+    is_default_gateway: bool,
+    force_address: bool,
+    ip_masq: bool,
+    hairpin_mode: bool,
+    promisc_mode: bool,
+    mtu: u32,
+    vlan: u16,
+    vlan_trunk: Option<Vec<TrunkItem>>,
+    preserve_default_vlan: bool,
+    enabledad: bool,
+    macspoofchk: bool,
+}
+
+impl Default for BridgeKeys {
     fn default() -> Self {
         Self {
-            name: "cni0".to_owned(),
+            bridge: "cni0".to_owned(),
             is_gateway: false,
             is_default_gateway: false,
             force_address: false,
@@ -100,8 +120,10 @@ impl Default for Bridge {
             promisc_mode: false,
             mtu: 0,
             vlan: 0,
-            duplicate_detection: false,
-            mac_spoof_check: false,
+            vlan_trunk: None,
+            preserve_default_vlan: true,
+            enabledad: false,
+            macspoofchk: false,
         }
     }
 }
@@ -263,6 +285,17 @@ impl Plan {
         }
         let first = plugins.next().ok_or("no plugin makes an interface")?;
         let (main, ipam, dns) = read_main(first, &list.name)?;
+        let extras: Vec<Extra> = plugins.map(read_extra).collect::<Result<_, _>>()?;
+        let retunes = |extra: &Extra| match extra {
+            Extra::Tuning(tuning) => tuning.takes_mac || !tuning.mac.is_empty(),
+            Extra::Portmap(_) | Extra::Bandwidth(_) | Extra::Firewall => false,
+        };
+        if matches!(&main, Main::Bridge(bridge) if bridge.holds_to_mac)
+            && extras.iter().any(retunes)
+        {
+            // The program holds pods to the address that they had before.
+            return Err("macspoofchk with another hardware address by tuning".to_owned());
+        }
         Ok(Self {
             name: list.name.clone(),
             version: list.version,
@@ -271,16 +304,21 @@ impl Plan {
             dns,
             takes_ips: first.takes("ips"),
             takes_mac: first.takes("mac"),
-            extras: plugins.map(read_extra).collect::<Result<_, _>>()?,
+            extras,
         })
     }
 
-    /// Returns the bridge that the pods are on.
-    pub(crate) fn bridge(&self) -> Option<&str> {
-        match &self.main {
-            Main::Bridge(bridge) => Some(&bridge.name),
-            Main::Ptp(_) => None,
-        }
+    /// Returns the interface of the host that leads to all pods, where one does: the bridge,
+    /// or the gateway of their VLAN.
+    pub(crate) fn shared_interface(&self) -> Option<String> {
+        let Main::Bridge(bridge) = &self.main else { return None };
+        let gateway = bridge.vlans.gateway_of(&bridge.name).filter(|_| bridge.is_gateway);
+        Some(gateway.unwrap_or_else(|| bridge.name.clone()))
+    }
+
+    /// Reports whether pods are held to their hardware addresses.
+    pub(crate) fn holds_to_mac(&self) -> bool {
+        matches!(&self.main, Main::Bridge(bridge) if bridge.holds_to_mac)
     }
 
     /// Reports whether packets of pods are masqueraded.
@@ -327,25 +365,29 @@ fn read_main(plugin: &Plugin, network: &str) -> Result<(Main, Ipam, Dns), String
     Ok((main, read_ipam(part("ipam"), network)?, dns))
 }
 
-fn read_bridge(bridge: Bridge) -> Result<Bridge, String> {
+fn read_bridge(keys: BridgeKeys) -> Result<Bridge, String> {
+    let trunk = keys.vlan_trunk.as_deref();
+    let vlans = Vlans::read(&keys.bridge, keys.vlan, trunk, keys.preserve_default_vlan)?;
+    let bridge = Bridge {
+        name: keys.bridge,
+        is_gateway: keys.is_gateway || keys.is_default_gateway,
+        is_default_gateway: keys.is_default_gateway,
+        force_address: keys.force_address,
+        ip_masq: keys.ip_masq,
+        hairpin_mode: keys.hairpin_mode,
+        promisc_mode: keys.promisc_mode,
+        mtu: keys.mtu,
+        vlans,
+        detects_duplicates: keys.enabledad,
+        holds_to_mac: keys.macspoofchk,
+    };
     if !is_interface_name(&bridge.name) {
         return Err(format!("bridge {:?} is no name of an interface", bridge.name));
     }
     if bridge.hairpin_mode && bridge.promisc_mode {
         return Err("hairpinMode and promiscMode exclude each other".to_owned());
     }
-    if bridge.mac_spoof_check {
-        return Err("macspoofchk is not known".to_owned());
-    }
-    if bridge.duplicate_detection {
-        // The program waits until the kernel is sure.
-        return Err("enabledad is not known".to_owned());
-    }
-    if bridge.vlan != 0 {
-        return Err("vlan is not known".to_owned());
-    }
-    let is_gateway = bridge.is_gateway || bridge.is_default_gateway;
-    Ok(Bridge { is_gateway, ..bridge })
+    Ok(bridge)
 }
 
 fn read_extra(plugin: &Plugin) -> Result<Extra, String> {
@@ -500,7 +542,7 @@ mod tests {
             { "type": "tuning", "sysctl": { "net.core.somaxconn": "500" }, "mtu": 1300 },
         ]))
         .unwrap();
-        assert_eq!(plan.bridge(), Some("b0"));
+        assert_eq!(plan.shared_interface().as_deref(), Some("b0"));
         assert!(plan.masquerades() && plan.has_firewall() && plan.takes_ips && !plan.takes_mac);
         assert_eq!(plan.ipam.dir, Path::new("/d/n"));
         let first = plan.ipam.sets[0][0];
@@ -511,6 +553,20 @@ mod tests {
         assert!(portmap.takes_mappings && !portmap.snat);
         let Main::Bridge(bridge) = &plan.main else { panic!("a bridge") };
         assert!(bridge.is_gateway && bridge.mtu == 1400);
+    }
+
+    #[test]
+    fn vlans_lead_by_an_interface_of_their_own() {
+        let with = |keys: Value| {
+            let mut conf = json!({ "type": "bridge", "bridge": "b0", "ipam": ipam() });
+            conf.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+            read(&json!([conf])).unwrap().shared_interface().unwrap()
+        };
+        assert_eq!(with(json!({ "vlan": 5, "isGateway": true })), "b0.5");
+        assert_eq!(with(json!({ "vlan": 5, "preserveDefaultVlan": false })), "b0");
+        let trunk = json!({ "vlanTrunk": [{ "minID": 5, "maxID": 9 }], "isGateway": true });
+        assert_eq!(with(trunk), "b0");
+        assert_eq!(with(json!({ "macspoofchk": true, "enabledad": true })), "b0");
     }
 
     #[test]
@@ -532,9 +588,11 @@ mod tests {
             bridge(json!({ "args": {} })),
             bridge(json!({ "mtu": "1500" })),
             bridge(json!({ "mtu": null })),
-            bridge(json!({ "vlan": 5 })),
-            bridge(json!({ "macspoofchk": true })),
-            bridge(json!({ "enabledad": true })),
+            bridge(json!({ "vlan": 5, "vlanTrunk": [{ "id": 6 }] })),
+            bridge(json!({ "vlan": 5000 })),
+            bridge(json!({ "vlan": -1 })),
+            bridge(json!({ "vlanTrunk": [{ "minID": 6 }] })),
+            bridge(json!({ "portIsolation": true })),
             bridge(json!({ "hairpinMode": true, "promiscMode": true })),
             bridge(json!({ "bridge": "../../etc" })),
             bridge(json!({ "capabilities": { "other": true } })),
@@ -557,6 +615,8 @@ mod tests {
             with(json!({ "type": "tuning", "sysctl": { "net.../../kernel/panic": "1" } })),
             with(json!({ "type": "tuning", "mac": "x" })),
             with(json!({ "type": "bridge", "ipam": ipam() })),
+            json!([{ "type": "bridge", "macspoofchk": true, "ipam": ipam() },
+                   { "type": "tuning", "mac": "02:00:00:00:00:01" }]),
         ] {
             let conf = json!({ "cniVersion": "1.0.0", "name": "n", "plugins": plugins });
             let Ok(list) = NetworkList::from_value(conf) else { continue };

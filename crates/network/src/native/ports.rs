@@ -12,7 +12,8 @@ use types::{Protocol, SandboxId};
 use super::{
     link::host_name,
     plan::{Main, Plan},
-    rules::{Back, HostPort, NetworkRules, PodRules},
+    result::Outcome,
+    rules::{Back, HostPort, NetworkRules, PodRules, Sender},
 };
 use crate::Subnet;
 
@@ -36,9 +37,15 @@ pub(crate) fn rules_of(
     plan: &Plan,
     id: &SandboxId,
     capabilities: &Map<String, Value>,
-    addresses: &[Subnet],
+    outcome: &Outcome,
 ) -> Result<PodRules, String> {
+    let addresses: Vec<Subnet> = outcome.ips.iter().map(|ip| ip.address).collect();
     let mut rules = PodRules::default();
+    if plan.holds_to_mac() {
+        rules.network.holds_to_mac = true;
+        let mac = outcome.pod_mac();
+        rules.sender = mac.map(|mac| Sender { interface: host_name(id), mac });
+    }
     if plan.masquerades() {
         rules.network.masquerade = addresses.iter().map(|address| address.network()).collect();
     }
@@ -46,7 +53,7 @@ pub(crate) fn rules_of(
     if portmap.takes_mappings
         && let Some(mappings) = capabilities.get("portMappings")
     {
-        rules.ports = read_mappings(mappings, addresses)?;
+        rules.ports = read_mappings(mappings, &addresses)?;
     }
     // On a bridge all pods need the same, so that a pod's coming changes no rule.
     let shared = matches!(plan.main, Main::Bridge(_));
@@ -75,7 +82,7 @@ pub(crate) fn needs_localnet(rules: &PodRules) -> bool {
 
 /// Returns the interface of the host that leads to a pod.
 pub(crate) fn interface(plan: &Plan, id: &SandboxId) -> String {
-    plan.bridge().map_or_else(|| host_name(id), str::to_owned)
+    plan.shared_interface().unwrap_or_else(|| host_name(id))
 }
 
 fn read_mappings(value: &Value, addresses: &[Subnet]) -> Result<Vec<HostPort>, String> {

@@ -5,7 +5,9 @@ use std::{io, net::IpAddr, os::fd::BorrowedFd};
 
 use super::{
     Job,
-    link::{alias, configure_pod, create_pair, enable_forwarding, failed, mac_of, routes},
+    link::{
+        Addresses, alias, configure_pod, create_pair, enable_forwarding, failed, mac_of, routes,
+    },
     plan::Ptp,
     result::{Interface, Ip, Outcome},
 };
@@ -31,7 +33,7 @@ pub(crate) fn connect(
     let host = create_pair(&mut routes, job.id, netns, None, pod_mac, mtu)?;
     routes.set_alias(host.index, &alias(job.id)).map_err(failed("configure", &host.name))?;
     let ips = outcome.ips.clone();
-    configure_pod(netns, &outcome, &[], |routes, index| {
+    configure_pod(netns, &outcome, &[], Addresses::Ours, |routes, index| {
         ips.iter().try_for_each(|ip| lead_by_gateway(routes, index, ip))
     })?;
     routes.set_up(host.index).map_err(failed("set up", &host.name))?;

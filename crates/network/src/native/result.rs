@@ -93,7 +93,7 @@ impl Outcome {
 }
 
 impl Outcome {
-    /// Reads addresses and routes of the pod out of a result.
+    /// Reads interfaces, addresses and routes out of a result.
     pub(crate) fn read(result: &Value) -> Self {
         let list = |key: &str| result[key].as_array().cloned().unwrap_or_default();
         let ip = |value: &Value| -> Option<Ip> {
@@ -107,11 +107,23 @@ impl Outcome {
             let gateway = value["gw"].as_str().and_then(|text| text.parse().ok());
             Some((value["dst"].as_str()?.parse().ok()?, gateway))
         };
+        let text = |value: &Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
+        let interface = |value: &Value| Interface {
+            name: text(value, "name"),
+            mac: parse_mac(&text(value, "mac")),
+            sandbox: text(value, "sandbox"),
+        };
         Self {
+            interfaces: list("interfaces").iter().map(interface).collect(),
             ips: list("ips").iter().filter_map(ip).collect(),
             routes: list("routes").iter().filter_map(route).collect(),
             ..Self::default()
         }
+    }
+
+    /// Returns the hardware address of the pod's own interface.
+    pub(crate) fn pod_mac(&self) -> Option<Mac> {
+        self.interfaces.iter().find(|interface| !interface.sandbox.is_empty())?.mac
     }
 }
 
@@ -197,6 +209,7 @@ mod tests {
         assert_eq!(new, wanted);
         let read = Outcome::read(&new);
         assert_eq!((&read.ips, &read.routes), (&outcome.ips, &outcome.routes));
+        assert_eq!(read.interfaces, outcome.interfaces);
         assert_eq!(outcome.to_value(Version::V0_3_1)["ips"][0]["version"], "4");
     }
 

@@ -1,48 +1,33 @@
-//! Host ports and masquerade: the rules of the chains that run in this process, all in
-//! two tables of ours (IPv4 and IPv6, one name).
+//! Host ports, masquerade and hardware addresses that pods are held to: the rules of the
+//! chains that run in this process, all in tables of ours (IPv4, IPv6 and bridge, one name).
 //!
-//! Host ports are elements of two maps (with and without an address of the host), so
-//! that a pod's coming and going changes elements, never rules. Rules follow from the
-//! pods' networks: the first pod of a network brings them and the last one takes them
-//! away, the tables with them. All of it follows from what is held in memory here: where
-//! the kernel's copy disagrees (another program flushed it, a crash left something) the
-//! tables are made anew in one transaction.
+//! What a pod has is elements of maps and sets, so that its coming and going changes no
+//! rule. Rules follow from the pods' networks: the first pod of a network brings them and
+//! the last one takes them away, the tables with them. All of it follows from what is held
+//! in memory here: where the kernel's copy disagrees (another program flushed it, a crash
+//! left something) the tables are made anew in one transaction.
 //!
 //! Only what is addressed to the host itself is captured; nobody else's chain is touched.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use types::{Protocol, SandboxId};
 
+use super::tables::{self, Change, Held, needed_tables, needs};
 use crate::{
     NetworkError, Subnet,
     netlink::{
         conntrack,
-        nft::{
-            self, Element, Expression, Hook, REGISTER_KEY, REGISTER_VALUE, TableFamily, Transaction,
-        },
-        route::Routes,
+        nft::{self, TableFamily, Transaction},
+        route::{Mac, Routes},
     },
     request::protocol_name,
-    subnet::octets,
 };
-
-/// Ports of every address of the host.
-const ANY: &str = "host_ports";
-/// Ports of one address of the host.
-const ONE: &str = "host_ip_ports";
-
-const PREROUTING: u32 = 0;
-const OUTPUT: u32 = 3;
-const POSTROUTING: u32 = 4;
-const PRIORITY_RAW: i32 = -300;
-const PRIORITY_DESTINATION_NAT: i32 = -100;
-const PRIORITY_SOURCE_NAT: i32 = 100;
 
 /// A port of the host that leads into a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,8 +43,19 @@ pub(crate) struct HostPort {
 pub(crate) struct PodRules {
     /// Its host ports.
     pub(crate) ports: Vec<HostPort>,
+    /// What it must be to send.
+    pub(crate) sender: Option<Sender>,
     /// What its network needs.
     pub(crate) network: NetworkRules,
+}
+
+/// The hardware address that a pod is held to (`macspoofchk`): frames that come from it by
+/// another one are dropped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Sender {
+    /// Its end on the host.
+    pub(crate) interface: String,
+    pub(crate) mac: Mac,
 }
 
 /// What the pods of a network need together.
@@ -71,6 +67,8 @@ pub(crate) struct NetworkRules {
     pub(crate) back: BTreeSet<Back>,
     /// Interfaces by which nothing may come for the host's own 127.0.0.0/8.
     pub(crate) guard: BTreeSet<String>,
+    /// Whether its pods are held to their hardware addresses.
+    pub(crate) holds_to_mac: bool,
 }
 
 /// Packets to host ports that must seem to come from the host, so that the answer comes
@@ -94,132 +92,120 @@ impl HostPort {
         addresses && self.protocol == other.protocol && self.port == other.port
     }
 
-    fn family(&self) -> TableFamily {
+    pub(super) fn family(&self) -> TableFamily {
         TableFamily::of(self.target.ip())
-    }
-
-    fn map(&self) -> &'static str {
-        if self.host_ip.is_some() { ONE } else { ANY }
-    }
-
-    /// Returns key and value as the maps hold them: every field padded to four bytes.
-    fn element(&self) -> Element {
-        let mut key = self.host_ip.map(octets).unwrap_or_default();
-        let [high, low] = self.port.to_be_bytes();
-        key.extend_from_slice(&[protocol_number(self.protocol), 0, 0, 0, high, low, 0, 0]);
-        let mut value = octets(self.target.ip());
-        let [high, low] = self.target.port().to_be_bytes();
-        value.extend_from_slice(&[high, low, 0, 0]);
-        (key, value)
     }
 }
 
 impl NetworkRules {
-    fn extend(&mut self, other: &Self) {
+    pub(super) fn extend(&mut self, other: &Self) {
         self.masquerade.extend(&other.masquerade);
         self.back.extend(other.back.iter().cloned());
         self.guard.extend(other.guard.iter().cloned());
-    }
-
-    fn is_empty(&self) -> bool {
-        *self == Self::default()
+        self.holds_to_mac |= other.holds_to_mac;
     }
 }
 
-type Held = BTreeMap<SandboxId, PodRules>;
+/// What is known of the tables.
+#[derive(Debug, Default)]
+struct State {
+    held: Held,
+    /// Those that may be in the kernel; before the first change they are looked for.
+    made: Option<BTreeSet<TableFamily>>,
+}
 
 /// The tables.
 #[derive(Debug)]
 pub(crate) struct Rules {
     table: String,
-    held: Mutex<Held>,
+    state: Mutex<State>,
 }
 
 impl Rules {
     /// Names the tables; they are made with the first pod that needs them.
     pub(crate) fn new(table: String) -> Self {
-        Self { table, held: Mutex::default() }
+        Self { table, state: Mutex::default() }
     }
 
-    /// Maps a pod's ports, and makes what its network needs where it is missing.
+    /// Gives a pod what it needs, and makes what its network needs where it is missing.
     pub(crate) fn add(&self, id: &SandboxId, rules: PodRules) -> Result<(), NetworkError> {
-        let mut held = self.held();
-        refuse_clashes(&held, id, &rules.ports)?;
-        let before = needs(&held);
-        let known = held.insert(id.clone(), rules.clone()).is_some();
-        let same = !known && before == needs(&held);
-        let added = if same && self.is_there(&before, &rules.ports)? {
-            self.add_elements(&held, &rules.ports)
+        let mut state = self.state();
+        refuse_clashes(&state.held, id, &rules.ports)?;
+        let before = (needs(&state.held), needed_tables(&state.held));
+        let known = state.held.insert(id.clone(), rules.clone()).is_some();
+        let after = (needs(&state.held), needed_tables(&state.held));
+        let added = if !known && before == after && state.made.is_some() {
+            self.change(&mut state, &rules, "add elements", Change::Add)
         } else {
-            self.rebuild(&held)
+            self.rebuild(&mut state)
         };
         match added {
             Ok(()) => forget_flows_to_host(&rules.ports),
-            Err(_) => drop(held.remove(id)),
+            Err(_) => drop(state.held.remove(id)),
         }
         added
     }
 
-    /// Takes a pod's ports away, and what only its network needed.
+    /// Takes away what a pod has, and what only its network needed.
     pub(crate) fn remove(&self, id: &SandboxId) -> Result<(), NetworkError> {
-        let mut held = self.held();
-        let Some(gone) = held.get(id).cloned() else { return Ok(()) };
-        let before = needs(&held);
-        let mut left = held.clone();
-        left.remove(id);
-        if before != needs(&left) {
-            self.rebuild(&left)?;
-        } else if !gone.ports.is_empty() {
-            let mut transaction = Transaction::on(&self.table);
-            change(&mut transaction, &gone.ports, Transaction::delete_elements);
-            match transaction.commit() {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => self.rebuild(&left)?,
-                other => other.map_err(self.failed("remove host ports"))?,
-            }
+        let mut state = self.state();
+        let before = (needs(&state.held), needed_tables(&state.held));
+        let Some(gone) = state.held.remove(id) else { return Ok(()) };
+        let after = (needs(&state.held), needed_tables(&state.held));
+        let removed = if before == after {
+            self.change(&mut state, &gone, "remove elements", Change::Remove)
+        } else {
+            self.rebuild(&mut state)
+        };
+        match removed {
+            Ok(()) => forget_flows_to_pod(&gone.ports),
+            Err(_) => drop(state.held.insert(id.clone(), gone)),
         }
-        *held = left;
-        forget_flows_to_pod(&gone.ports);
-        Ok(())
+        removed
     }
 
     /// Makes the tables anew from what the records of known pods tell. What is held
     /// already of a known pod is newer than its record, and stays.
     pub(crate) fn restore(&self, mut pods: Held) -> Result<(), NetworkError> {
-        let mut held = self.held();
+        let mut state = self.state();
         for (id, rules) in &mut pods {
-            if let Some(newer) = held.remove(id) {
+            if let Some(newer) = state.held.remove(id) {
                 *rules = newer;
             }
         }
-        *held = pods;
-        self.rebuild(&held)
+        state.held = pods;
+        self.rebuild(&mut state)
     }
 
-    /// Makes the tables anew where another program has removed them.
+    /// Makes the tables anew where another program has taken something out of them.
     pub(crate) fn restore_missing(&self) -> Result<bool, NetworkError> {
-        let held = self.held();
-        let ports: Vec<HostPort> = held.values().flat_map(|rules| rules.ports.clone()).collect();
-        if self.is_there(&needs(&held), &ports)? {
-            return Ok(false);
-        }
-        self.rebuild(&held)?;
-        Ok(true)
-    }
-
-    fn is_there(&self, needs: &NetworkRules, ports: &[HostPort]) -> Result<bool, NetworkError> {
-        for family in TableFamily::ALL {
-            let needed = needs_table(family, needs, ports.iter());
-            let exists = nft::table_exists(family, &self.table);
-            if needed && !exists.map_err(self.failed("look for rules"))? {
-                return Ok(false);
+        let mut state = self.state();
+        let wanted = tables::build(&self.table, &state.held, &BTreeSet::new());
+        for family in needed_tables(&state.held) {
+            let extent = nft::extent(family, &self.table, tables::maps(family));
+            if extent.map_err(self.failed("look for rules"))? != wanted.added(family) {
+                self.rebuild(&mut state)?;
+                return Ok(true);
             }
         }
-        Ok(true)
+        Ok(false)
     }
 
-    fn add_elements(&self, held: &Held, ports: &[HostPort]) -> Result<(), NetworkError> {
+    /// Names the tables.
+    pub(crate) fn table(&self) -> &str {
+        &self.table
+    }
+
+    /// Changes a pod's elements; where the kernel's copy disagrees, all is made anew.
+    fn change(
+        &self,
+        state: &mut State,
+        rules: &PodRules,
+        action: &'static str,
+        how: Change,
+    ) -> Result<(), NetworkError> {
         let mut transaction = Transaction::on(&self.table);
-        change(&mut transaction, ports, Transaction::add_elements);
+        tables::change(&mut transaction, [rules], how);
         match transaction.commit() {
             Err(error)
                 if matches!(
@@ -227,64 +213,44 @@ impl Rules {
                     io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists
                 ) =>
             {
-                self.rebuild(held)
+                self.rebuild(state)
             }
-            other => other.map_err(self.failed("add host ports")),
+            other => other.map_err(self.failed(action)),
         }
     }
 
-    fn rebuild(&self, held: &Held) -> Result<(), NetworkError> {
-        let needs = needs(held);
-        let ports: Vec<HostPort> = held.values().flat_map(|rules| rules.ports.clone()).collect();
-        let mut transaction = Transaction::on(&self.table);
+    fn rebuild(&self, state: &mut State) -> Result<(), NetworkError> {
+        let made = match &state.made {
+            Some(made) => made.clone(),
+            None => self.find()?,
+        };
+        tables::build(&self.table, &state.held, &made)
+            .commit()
+            .map_err(self.failed("make rules"))?;
+        state.made = Some(needed_tables(&state.held));
+        Ok(())
+    }
+
+    /// Returns the tables that an earlier daemon left.
+    fn find(&self) -> Result<BTreeSet<TableFamily>, NetworkError> {
+        let mut found = BTreeSet::new();
         for family in TableFamily::ALL {
-            let needed = needs_table(family, &needs, ports.iter());
             let exists = nft::table_exists(family, &self.table);
-            let exists = exists.map_err(self.failed("look for rules"))?;
-            transaction.family(family);
-            if exists {
-                transaction.delete_table();
-            }
-            if needed {
-                transaction.ensure_table();
-                add_maps(&mut transaction, family);
-                if family == TableFamily::Ipv4 {
-                    add_guard(&mut transaction, &needs.guard);
-                }
-                add_destination_nat(&mut transaction, family);
-                add_source_nat(&mut transaction, family, &needs);
+            if exists.map_err(self.failed("look for rules"))? {
+                found.insert(family);
             }
         }
-        change(&mut transaction, &ports, Transaction::add_elements);
-        transaction.commit().map_err(self.failed("make rules"))
+        Ok(found)
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn failed(&self, action: &'static str) -> impl FnOnce(io::Error) -> NetworkError {
         let table = self.table.clone();
         move |source| NetworkError::Rules { action, table, source }
     }
-}
-
-/// What all networks need together.
-fn needs(held: &Held) -> NetworkRules {
-    let mut all = NetworkRules::default();
-    held.values().for_each(|rules| all.extend(&rules.network));
-    all
-}
-
-fn needs_table<'a>(
-    family: TableFamily,
-    needs: &NetworkRules,
-    mut ports: impl Iterator<Item = &'a HostPort>,
-) -> bool {
-    let ours = |subnet: &Subnet| TableFamily::of(subnet.address()) == family;
-    let guards = family == TableFamily::Ipv4 && !needs.guard.is_empty();
-    let nat = needs.masquerade.iter().any(ours) || needs.back.iter().any(|back| ours(&back.from));
-    !needs.is_empty() && (guards || nat) || ports.any(|port| port.family() == family)
 }
 
 /// Flows to the host itself that began before the pod took the port.
@@ -343,136 +309,6 @@ fn refuse_clashes(held: &Held, id: &SandboxId, ports: &[HostPort]) -> Result<(),
     Ok(())
 }
 
-fn change<'t>(
-    transaction: &mut Transaction<'t>,
-    ports: &[HostPort],
-    how: for<'a> fn(&'a mut Transaction<'t>, &str, &[Element]) -> &'a mut Transaction<'t>,
-) {
-    for family in TableFamily::ALL {
-        for map in [ANY, ONE] {
-            let chosen = ports.iter().filter(|port| port.map() == map && port.family() == family);
-            let elements: Vec<_> = chosen.map(HostPort::element).collect();
-            how(transaction.family(family), map, &elements);
-        }
-    }
-}
-
-fn add_maps(transaction: &mut Transaction<'_>, family: TableFamily) {
-    // Numbers by which `nft` shows types; those of a tuple are six bits each.
-    const PROTOCOL: u32 = 12;
-    const PORT: u32 = 13;
-    let (address, length) = match family {
-        TableFamily::Ipv4 => (7, 4),
-        TableFamily::Ipv6 => (8, 16),
-    };
-    let target = (address << 6 | PORT, length + 4);
-    transaction.add_map(ANY, (PROTOCOL << 6 | PORT, 8), target);
-    transaction.add_map(ONE, (address << 12 | PROTOCOL << 6 | PORT, length + 8), target);
-}
-
-/// `route_localnet` on an interface would let pods reach the host's own 127.0.0.1: what
-/// they send there is dropped before anything else sees it.
-fn add_guard(transaction: &mut Transaction<'_>, interfaces: &BTreeSet<String>) {
-    let hook = Hook { kind: "filter", number: PREROUTING, priority: PRIORITY_RAW };
-    transaction.add_chain("guard", hook);
-    for interface in interfaces {
-        let mut rule = Expression::came_in_by(interface).to_vec();
-        rule.extend(Expression::destination_in(loopback(), true));
-        rule.push(Expression::Drop);
-        transaction.add_rule("guard", &rule);
-    }
-}
-
-fn add_destination_nat(transaction: &mut Transaction<'_>, family: TableFamily) {
-    for (chain, number) in [("prerouting", PREROUTING), ("output", OUTPUT)] {
-        let hook = Hook { kind: "nat", number, priority: PRIORITY_DESTINATION_NAT };
-        transaction.add_chain(chain, hook);
-        let local = Expression::destination_is_local();
-        let behind = match family {
-            TableFamily::Ipv4 => 1,
-            TableFamily::Ipv6 => 4,
-        };
-        let mut rule = local.to_vec();
-        rule.push(Expression::destination(family, REGISTER_KEY));
-        rule.extend(translate(family, ONE, REGISTER_KEY + behind));
-        transaction.add_rule(chain, &rule);
-        let mut rule = local.to_vec();
-        rule.extend(translate(family, ANY, REGISTER_KEY));
-        transaction.add_rule(chain, &rule);
-    }
-}
-
-/// Looks protocol and port up, behind what is in the key already, and translates.
-fn translate(family: TableFamily, map: &'static str, register: u32) -> [Expression; 4] {
-    let length = match family {
-        TableFamily::Ipv4 => 1,
-        TableFamily::Ipv6 => 4,
-    };
-    let port = REGISTER_VALUE + length;
-    [
-        Expression::transport_protocol(register),
-        Expression::TransportHeader { register: register + 1, offset: 2, length: 2 },
-        Expression::Lookup { map, key: REGISTER_KEY, value: REGISTER_VALUE },
-        Expression::DestinationNat { family, address: REGISTER_VALUE, port },
-    ]
-}
-
-fn add_source_nat(transaction: &mut Transaction<'_>, family: TableFamily, needs: &NetworkRules) {
-    let chain = "postrouting";
-    let hook = Hook { kind: "nat", number: POSTROUTING, priority: PRIORITY_SOURCE_NAT };
-    transaction.add_chain(chain, hook);
-    let ours = |subnet: &Subnet| TableFamily::of(subnet.address()) == family;
-
-    // Pods towards everything that is neither theirs nor multicast.
-    for subnet in needs.masquerade.iter().copied().filter(ours) {
-        let mut outwards = Expression::source_in(subnet).to_vec();
-        outwards.extend(Expression::destination_in(subnet, false));
-        outwards.extend(Expression::destination_in(multicast(family), false));
-        outwards.push(Expression::Masquerade);
-        transaction.add_rule(chain, &outwards);
-    }
-    // Pods and 127.0.0.1 towards a pod by a host port: the answer must come back here.
-    for back in needs.back.iter().filter(|back| ours(&back.from)) {
-        let mut sources = match (back.all, family) {
-            (true, _) => vec![Vec::new()],
-            (false, TableFamily::Ipv4) => vec![Expression::source_in(loopback()).to_vec()],
-            (false, TableFamily::Ipv6) => Vec::new(),
-        };
-        if !back.all {
-            sources.push(Expression::source_in(back.from).to_vec());
-        }
-        for source in sources {
-            let mut rule = Expression::goes_out_by(&back.interface).to_vec();
-            rule.extend(Expression::destination_was_changed());
-            rule.extend(source);
-            rule.push(Expression::Masquerade);
-            transaction.add_rule(chain, &rule);
-        }
-    }
-}
-
-fn loopback() -> Subnet {
-    Subnet::new(Ipv4Addr::new(127, 0, 0, 0).into(), 8).expect("a prefix of IPv4")
-}
-
-fn multicast(family: TableFamily) -> Subnet {
-    match family {
-        TableFamily::Ipv4 => Subnet::new(Ipv4Addr::new(224, 0, 0, 0).into(), 4),
-        TableFamily::Ipv6 => {
-            Subnet::new(std::net::Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0).into(), 8)
-        }
-    }
-    .expect("prefixes of the families")
-}
-
-fn protocol_number(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => 6,
-        Protocol::Udp => 17,
-        Protocol::Sctp => 132,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -484,16 +320,6 @@ mod tests {
             port: 0x1234,
             target: target.parse().unwrap(),
         }
-    }
-
-    #[test]
-    fn elements_are_padded() {
-        let (key, value) = port(None, "10.1.2.3:80").element();
-        assert_eq!(key, [132, 0, 0, 0, 0x12, 0x34, 0, 0]);
-        assert_eq!(value, [10, 1, 2, 3, 0, 80, 0, 0]);
-        let (key, value) = port(Some("fd00::1"), "[fd00::2]:80").element();
-        assert_eq!((key.len(), value.len()), (24, 20));
-        assert_eq!(key[16..], [132, 0, 0, 0, 0x12, 0x34, 0, 0]);
     }
 
     #[test]

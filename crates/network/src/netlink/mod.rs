@@ -5,11 +5,14 @@
 //! transaction. Blocking: callers run on a thread that may wait for the kernel.
 
 pub(crate) mod conntrack;
+mod heard;
 mod message;
 pub(crate) mod nft;
 pub(crate) mod route;
 mod socket;
 pub(crate) mod tc;
+mod vlan;
 
+pub(crate) use heard::TableChanges;
 pub(crate) use message::{Attributes, Message, flags, u32_of};
 pub(crate) use socket::{Family, Reply, Socket};

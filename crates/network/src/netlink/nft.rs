@@ -1,11 +1,11 @@
-//! nf_tables: tables of the families `ip` and `ip6`, their chains, maps and rules, as
-//! transactions.
+//! nf_tables: tables of the families `ip`, `ip6` and `bridge`, their chains, maps, sets and
+//! rules, as transactions.
 //!
 //! Attribute and key numbers are those of `linux/netfilter/nf_tables.h`.
 
-use std::{io, net::IpAddr};
+use std::{collections::BTreeMap, io, net::IpAddr};
 
-use super::{Attributes, Family, Message, Socket, flags};
+use super::{Attributes, Family, Message, Reply, Socket, flags};
 use crate::Subnet;
 
 const SUBSYSTEM: u16 = 10 << 8;
@@ -17,15 +17,22 @@ const DELETE_TABLE: u16 = SUBSYSTEM | 2;
 const NEW_CHAIN: u16 = SUBSYSTEM | 3;
 const GET_CHAIN: u16 = SUBSYSTEM | 4;
 const NEW_RULE: u16 = SUBSYSTEM | 6;
+const GET_RULE: u16 = SUBSYSTEM | 7;
 const NEW_SET: u16 = SUBSYSTEM | 9;
 const NEW_ELEMENT: u16 = SUBSYSTEM | 12;
+const GET_ELEMENT: u16 = SUBSYSTEM | 13;
 const DELETE_ELEMENT: u16 = SUBSYSTEM | 14;
 
 const NFPROTO_INET: u8 = 1;
 const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_BRIDGE: u8 = 7;
 const NFPROTO_IPV6: u8 = 10;
+/// News of a table, chain, rule or set that is gone.
+pub(super) const REMOVALS: [u16; 4] = [DELETE_TABLE, SUBSYSTEM | 5, SUBSYSTEM | 8, SUBSYSTEM | 11];
+/// The attribute that names the table, in news of whatever kind.
+pub(super) const TABLE_OF_ANY: u16 = 1;
 /// Length of `nfgenmsg`.
-const HEADER: usize = 4;
+pub(super) const HEADER: usize = 4;
 /// Elements of one message: each takes below 64 bytes, and a nested attribute holds
 /// below 64 KiB.
 const ELEMENTS_PER_MESSAGE: usize = 512;
@@ -45,11 +52,13 @@ pub(crate) enum TableFamily {
     Ipv4,
     /// `ip6`.
     Ipv6,
+    /// `bridge`: frames between ports.
+    Bridge,
 }
 
 impl TableFamily {
-    /// Both.
-    pub(crate) const ALL: [Self; 2] = [Self::Ipv4, Self::Ipv6];
+    /// All.
+    pub(crate) const ALL: [Self; 3] = [Self::Ipv4, Self::Ipv6, Self::Bridge];
 
     /// The family of an address.
     pub(crate) fn of(address: IpAddr) -> Self {
@@ -60,20 +69,27 @@ impl TableFamily {
         match self {
             Self::Ipv4 => NFPROTO_IPV4,
             Self::Ipv6 => NFPROTO_IPV6,
-        }
-    }
-
-    /// Where source and destination lie in the network header, and how long they are.
-    fn address_fields(self) -> (u32, u32, u32) {
-        match self {
-            Self::Ipv4 => (12, 16, 4),
-            Self::Ipv6 => (8, 24, 16),
+            Self::Bridge => NFPROTO_BRIDGE,
         }
     }
 }
 
-/// Key and value of a map, as they lie in registers.
-pub(crate) type Element = (Vec<u8>, Vec<u8>);
+/// Where source and destination lie in the network header, and how long they are.
+fn address_fields(ipv6: bool) -> (u32, u32, u32) {
+    if ipv6 { (8, 24, 16) } else { (12, 16, 4) }
+}
+
+/// Key and value of a map, or the key of a set, as they lie in registers.
+pub(crate) type Element = (Vec<u8>, Option<Vec<u8>>);
+
+/// How much a table holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Extent {
+    /// Of rules.
+    pub(crate) rules: usize,
+    /// Of elements, of all maps and sets together.
+    pub(crate) elements: usize,
+}
 
 /// Where a chain is called by the kernel.
 #[derive(Debug, Clone, Copy)]
@@ -92,12 +108,14 @@ pub(crate) struct Transaction<'a> {
     table: &'a str,
     family: TableFamily,
     messages: Vec<Message>,
+    /// What is added, by table.
+    added: BTreeMap<TableFamily, Extent>,
 }
 
 impl<'a> Transaction<'a> {
     /// Begins a transaction on the tables of a name, with that of IPv4.
     pub(crate) fn on(table: &'a str) -> Self {
-        Self { table, family: TableFamily::Ipv4, messages: Vec::new() }
+        Self { table, family: TableFamily::Ipv4, messages: Vec::new(), added: BTreeMap::new() }
     }
 
     /// Goes on with the table of another family.
@@ -141,8 +159,23 @@ impl<'a> Transaction<'a> {
         })
     }
 
+    /// Makes a set. The type is for those who list it; the length is in bytes.
+    pub(crate) fn add_set(&mut self, name: &str, key: (u32, u32)) -> &mut Self {
+        let id = u32::try_from(self.messages.len()).unwrap_or(u32::MAX);
+        self.push(NEW_SET, flags::CREATE, |message, table| {
+            message.text(1, table).text(2, name).be32(3, 0);
+            message.be32(4, key.0).be32(5, key.1).be32(10, id);
+        })
+    }
+
+    /// Returns what the transaction adds to a table.
+    pub(crate) fn added(&self, family: TableFamily) -> Extent {
+        self.added.get(&family).copied().unwrap_or_default()
+    }
+
     /// Appends a rule.
     pub(crate) fn add_rule(&mut self, chain: &str, expressions: &[Expression]) -> &mut Self {
+        self.added.entry(self.family).or_default().rules += 1;
         self.push(NEW_RULE, flags::CREATE | flags::APPEND, |message, table| {
             message.text(1, table).text(2, chain).nest(4, |list| {
                 for expression in expressions {
@@ -154,6 +187,7 @@ impl<'a> Transaction<'a> {
 
     /// Adds elements to a map; the transaction fails where one is there already.
     pub(crate) fn add_elements(&mut self, map: &str, elements: &[Element]) -> &mut Self {
+        self.added.entry(self.family).or_default().elements += elements.len();
         self.elements(NEW_ELEMENT, flags::CREATE | flags::EXCL, map, elements)
     }
 
@@ -182,9 +216,11 @@ impl<'a> Transaction<'a> {
                             element.nest(1, |data| {
                                 data.attribute(1, key);
                             });
-                            element.nest(2, |data| {
-                                data.attribute(1, value);
-                            });
+                            if let Some(value) = value {
+                                element.nest(2, |data| {
+                                    data.attribute(1, value);
+                                });
+                            }
                         });
                     }
                 });
@@ -204,6 +240,8 @@ impl<'a> Transaction<'a> {
 /// What a rule does with a packet, step by step: comparisons that do not hold end it.
 #[derive(Debug, Clone)]
 pub(crate) enum Expression {
+    /// Loads bytes of the link's header.
+    LinkHeader { register: u32, offset: u32, length: u32 },
     /// Loads bytes of the network header.
     NetworkHeader { register: u32, offset: u32, length: u32 },
     /// Loads bytes of the transport header.
@@ -222,6 +260,8 @@ pub(crate) enum Expression {
     Differs { register: u32, value: Vec<u8> },
     /// Looks a key up and loads the map's value; ends the rule where there is none.
     Lookup { map: &'static str, key: u32, value: u32 },
+    /// Goes on where the key is in the set, or where it is not.
+    Member { set: &'static str, key: u32, inside: bool },
     /// Changes destination address and port to those in registers.
     DestinationNat { family: TableFamily, address: u32, port: u32 },
     /// Changes the source address to that of the outgoing interface.
@@ -245,6 +285,11 @@ impl Expression {
         Self::Meta { register, key: 16 }
     }
 
+    /// Loads the name of the interface that the packet came in by.
+    pub(crate) fn came_in(register: u32) -> Self {
+        Self::Meta { register, key: 6 }
+    }
+
     /// Goes on where the packet came in by an interface.
     pub(crate) fn came_in_by(interface: &str) -> [Self; 2] {
         Self::interface_is(6, interface)
@@ -257,19 +302,19 @@ impl Expression {
 
     /// Goes on where the source lies in a subnet.
     pub(crate) fn source_in(subnet: Subnet) -> [Self; 3] {
-        let (source, _, length) = TableFamily::of(subnet.address()).address_fields();
+        let (source, _, length) = address_fields(subnet.is_ipv6());
         Self::address_in(subnet, source, length, true)
     }
 
     /// Goes on where the destination lies in a subnet, or where it does not.
     pub(crate) fn destination_in(subnet: Subnet, inside: bool) -> [Self; 3] {
-        let (_, destination, length) = TableFamily::of(subnet.address()).address_fields();
+        let (_, destination, length) = address_fields(subnet.is_ipv6());
         Self::address_in(subnet, destination, length, inside)
     }
 
     /// Loads the destination address.
     pub(crate) fn destination(family: TableFamily, register: u32) -> Self {
-        let (_, offset, length) = family.address_fields();
+        let (_, offset, length) = address_fields(family == TableFamily::Ipv6);
         Self::NetworkHeader { register, offset, length }
     }
 
@@ -313,13 +358,15 @@ impl Expression {
 
     fn name(&self) -> &'static str {
         match self {
-            Self::NetworkHeader { .. } | Self::TransportHeader { .. } => "payload",
+            Self::LinkHeader { .. } | Self::NetworkHeader { .. } | Self::TransportHeader { .. } => {
+                "payload"
+            }
             Self::Meta { .. } => "meta",
             Self::ConnectionStatus { .. } => "ct",
             Self::DestinationType { .. } => "fib",
             Self::Mask { .. } => "bitwise",
             Self::Equal { .. } | Self::Differs { .. } => "cmp",
-            Self::Lookup { .. } => "lookup",
+            Self::Lookup { .. } | Self::Member { .. } => "lookup",
             Self::DestinationNat { .. } => "nat",
             Self::Masquerade => "masq",
             Self::Drop => "immediate",
@@ -328,6 +375,9 @@ impl Expression {
 
     fn write_data(&self, data: &mut Message) {
         match self {
+            Self::LinkHeader { register, offset, length } => {
+                data.be32(1, *register).be32(2, 0).be32(3, *offset).be32(4, *length);
+            }
             Self::NetworkHeader { register, offset, length } => {
                 data.be32(1, *register).be32(2, 1).be32(3, *offset).be32(4, *length);
             }
@@ -359,6 +409,9 @@ impl Expression {
             Self::Differs { register, value } => write_comparison(data, *register, 1, value),
             Self::Lookup { map, key, value } => {
                 data.text(1, map).be32(2, *key).be32(3, *value);
+            }
+            Self::Member { set, key, inside } => {
+                data.text(1, set).be32(2, *key).be32(5, u32::from(!inside));
             }
             Self::DestinationNat { family, address, port } => {
                 const DESTINATION: u32 = 1;
@@ -404,6 +457,38 @@ pub(crate) fn table_exists(family: TableFamily, table: &str) -> io::Result<bool>
             _ => Err(error),
         },
     }
+}
+
+/// Returns how much a table holds in its rules and in these maps and sets; nothing where it
+/// is not there.
+pub(crate) fn extent(family: TableFamily, table: &str, maps: &[&str]) -> io::Result<Extent> {
+    let header = [family.number(), 0, 0, 0];
+    with_socket(|socket| {
+        let mut message = Message::new(GET_RULE, 0, &header);
+        message.text(1, table);
+        let replies = socket.dump(&message)?;
+        let named = |reply: &&Reply| {
+            let name = reply.payload.get(HEADER..).and_then(|bytes| Attributes(bytes).text(1));
+            reply.kind == NEW_RULE && name.as_deref() == Some(table)
+        };
+        let rules = replies.iter().filter(named).count();
+        let mut elements = 0;
+        for map in maps {
+            let mut message = Message::new(GET_ELEMENT, 0, &header);
+            message.text(1, table).text(2, map);
+            match socket.dump(&message) {
+                Ok(replies) => elements += replies.iter().map(count_elements).sum::<usize>(),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Extent { rules, elements })
+    })
+}
+
+fn count_elements(reply: &Reply) -> usize {
+    let list = reply.payload.get(HEADER..).and_then(|bytes| Attributes(bytes).find(3));
+    list.map_or(0, |list| Attributes(list).count())
 }
 
 /// A chain that sees what is forwarded.

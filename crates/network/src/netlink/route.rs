@@ -4,6 +4,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd, BorrowedFd},
+    time::Duration,
 };
 
 use super::{Attributes, Family, Message, Reply, Socket, flags, u32_of};
@@ -25,6 +26,7 @@ const RTM_GETROUTE: u16 = 26;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_TXQLEN: u16 = 13;
 const IFLA_LINKINFO: u16 = 18;
@@ -36,6 +38,8 @@ const IFLA_INFO_DATA: u16 = 2;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_BR_VLAN_FILTERING: u16 = 7;
+const IFLA_BR_VLAN_DEFAULT_PVID: u16 = 39;
 const VETH_INFO_PEER: u16 = 1;
 
 const IFA_ADDRESS: u16 = 1;
@@ -44,6 +48,10 @@ const IFA_BROADCAST: u16 = 4;
 const IFA_FLAGS: u16 = 8;
 /// The address is usable at once: nobody else can have it.
 const IFA_F_NODAD: u32 = 2;
+/// Another one has the address.
+const IFA_F_DADFAILED: u32 = 8;
+/// It is not known yet whether another one has it.
+const IFA_F_TENTATIVE: u32 = 0x40;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
@@ -59,7 +67,7 @@ const RT_TABLE_MAIN: u8 = 254;
 const RTPROT_BOOT: u8 = 3;
 const RTN_UNICAST: u8 = 1;
 /// Length of `ifinfomsg`.
-const LINK_HEADER: usize = 16;
+pub(super) const LINK_HEADER: usize = 16;
 /// Length of `ifaddrmsg`.
 const ADDRESS_HEADER: usize = 8;
 /// Length of `rtmsg`.
@@ -85,6 +93,10 @@ pub(crate) struct Link {
     pub(crate) kind: String,
     /// Its hardware address, where that is one of Ethernet.
     pub(crate) mac: Option<Mac>,
+    /// The other end of a pair, or what it lies on.
+    pub(crate) other: Option<u32>,
+    /// The VLAN that ports of a bridge are in by themselves.
+    pub(crate) default_vlan: Option<u16>,
 }
 
 /// An address of an interface.
@@ -157,7 +169,7 @@ pub(crate) struct VethPair<'a> {
 /// The routing tables and interfaces of one network namespace.
 #[derive(Debug)]
 pub(crate) struct Routes {
-    socket: Socket,
+    pub(super) socket: Socket,
 }
 
 impl Routes {
@@ -188,24 +200,19 @@ impl Routes {
         Ok(links.filter(|link| link.master == Some(bridge)).collect())
     }
 
-    /// Returns all interfaces.
-    pub(crate) fn links(&mut self) -> io::Result<Vec<Link>> {
-        let message = Message::new(RTM_GETLINK, 0, &link_header(0, 0, 0));
-        Ok(self.socket.dump(&message)?.iter().filter_map(parse_link).collect())
-    }
-
     /// Returns what all interfaces but the loopback have carried.
     pub(crate) fn counters(&mut self) -> io::Result<Vec<InterfaceUsage>> {
         let message = Message::new(RTM_GETLINK, 0, &link_header(0, 0, 0));
         Ok(self.socket.dump(&message)?.iter().filter_map(parse_counters).collect())
     }
 
-    /// Makes a bridge that is down.
+    /// Makes a bridge that is down, which keeps VLANs apart if `vlans`.
     pub(crate) fn create_bridge(
         &mut self,
         name: &str,
         mac: Option<Mac>,
         mtu: Option<u32>,
+        vlans: bool,
     ) -> io::Result<()> {
         let mut message =
             Message::new(RTM_NEWLINK, flags::CREATE | flags::EXCL, &link_header(0, 0, 0));
@@ -213,7 +220,34 @@ impl Routes {
         add_mac_and_mtu(&mut message, mac, mtu);
         message.nest(IFLA_LINKINFO, |info| {
             info.text(IFLA_INFO_KIND, "bridge");
+            if vlans {
+                info.nest(IFLA_INFO_DATA, |data| {
+                    data.attribute(IFLA_BR_VLAN_FILTERING, &[1]);
+                });
+            }
         });
+        self.socket.request(message).map(drop)
+    }
+
+    /// Makes a pair of interfaces of this namespace that are down; the kernel names the
+    /// other end.
+    pub(crate) fn create_wire(&mut self, name: &str, mtu: u32) -> io::Result<()> {
+        let header = link_header(0, 0, 0);
+        let mut message = Message::new(RTM_NEWLINK, flags::CREATE | flags::EXCL, &header);
+        message.text(IFLA_IFNAME, name).u32(IFLA_MTU, mtu).nest(IFLA_LINKINFO, |info| {
+            info.text(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |data| {
+                data.nest(VETH_INFO_PEER, |peer| {
+                    peer.raw(&header).u32(IFLA_MTU, mtu);
+                });
+            });
+        });
+        self.socket.request(message).map(drop)
+    }
+
+    /// Makes an interface a port of a bridge, up.
+    pub(crate) fn join(&mut self, index: u32, bridge: u32) -> io::Result<()> {
+        let mut message = Message::new(RTM_NEWLINK, 0, &link_header(index, IFF_UP, IFF_UP));
+        message.u32(IFLA_MASTER, bridge);
         self.socket.request(message).map(drop)
     }
 
@@ -277,6 +311,33 @@ impl Routes {
         self.change_link(index, LinkChange { up: true, ..LinkChange::default() })
     }
 
+    /// Sets `lo` up and gives an interface addresses, then sets it up, in one request. Those
+    /// of IPv6 are usable at once, or the kernel looks for duplicates if `tentative`.
+    pub(crate) fn set_up_with(
+        &mut self,
+        index: u32,
+        addresses: impl Iterator<Item = Subnet>,
+        tentative: bool,
+    ) -> io::Result<()> {
+        let mut lo = Message::new(RTM_NEWLINK, 0, &link_header(0, IFF_UP, IFF_UP));
+        lo.text(IFLA_IFNAME, "lo");
+        let create = flags::CREATE | flags::EXCL;
+        let of_ipv6 = if tentative { 0 } else { IFA_F_NODAD };
+        let address = |address| LinkAddress { index, address };
+        let addresses =
+            addresses.map(|one| address_message(RTM_NEWADDR, create, address(one), of_ipv6));
+        let up = Message::new(RTM_NEWLINK, 0, &link_header(index, IFF_UP, IFF_UP));
+        let messages = std::iter::once(lo).chain(addresses).chain([up]);
+        self.socket.request_all(messages.collect())
+    }
+
+    /// Makes routes in one request; those that are there already are no error.
+    pub(crate) fn add_routes(&mut self, routes: &[Route]) -> io::Result<()> {
+        let create = flags::CREATE | flags::EXCL;
+        let messages = routes.iter().map(|route| route_message(RTM_NEWROUTE, create, route));
+        self.socket.request_all(messages.collect())
+    }
+
     /// Changes an interface.
     pub(crate) fn change_link(&mut self, index: u32, change: LinkChange) -> io::Result<()> {
         let mut values = 0;
@@ -309,13 +370,38 @@ impl Routes {
     /// Gives an interface an address; one that it has already is no error. Duplicates are
     /// not looked for: the address manager knows that there are none.
     pub(crate) fn add_address(&mut self, wanted: LinkAddress) -> io::Result<()> {
-        let message = address_message(RTM_NEWADDR, flags::CREATE | flags::EXCL, wanted);
+        let message =
+            address_message(RTM_NEWADDR, flags::CREATE | flags::EXCL, wanted, IFA_F_NODAD);
         ignore_existing(self.socket.request(message))
+    }
+
+    /// Reports whether the kernel has looked for duplicates of all addresses of an interface.
+    ///
+    /// # Errors
+    ///
+    /// Where another one has an address.
+    pub(crate) fn is_settled(&mut self, index: u32) -> io::Result<bool> {
+        let message = Message::new(RTM_GETADDR, 0, &[AF_INET6, 0, 0, 0, 0, 0, 0, 0]);
+        for reply in self.socket.dump(&message)? {
+            let Some(address) = parse_address(&reply).filter(|one| one.index == index) else {
+                continue;
+            };
+            let attributes = Attributes(reply.payload.get(ADDRESS_HEADER..).unwrap_or_default());
+            let state = attributes.find(IFA_FLAGS).and_then(u32_of).unwrap_or_default();
+            if state & IFA_F_DADFAILED != 0 {
+                let text = format!("{} is another one's address too", address.address.address());
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+            }
+            if state & IFA_F_TENTATIVE != 0 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Takes an address from an interface.
     pub(crate) fn delete_address(&mut self, gone: LinkAddress) -> io::Result<()> {
-        self.socket.request(address_message(RTM_DELADDR, 0, gone)).map(drop)
+        self.socket.request(address_message(RTM_DELADDR, 0, gone, IFA_F_NODAD)).map(drop)
     }
 
     /// Returns the addresses of all interfaces.
@@ -378,6 +464,30 @@ impl Routes {
     }
 }
 
+/// Hears of interfaces that go, in the network namespace in which it was opened.
+#[derive(Debug)]
+pub(crate) struct GoneLinks {
+    socket: Socket,
+}
+
+impl GoneLinks {
+    /// Begins to hear, for at most `patience` at a time.
+    pub(crate) fn hear(patience: Duration) -> io::Result<Self> {
+        Ok(Self { socket: Socket::hear_links(patience)? })
+    }
+
+    /// Waits, and returns the names of interfaces that have gone; `None` where some may have
+    /// been missed.
+    pub(crate) fn wait(&mut self) -> Option<Vec<String>> {
+        let mut names = Vec::new();
+        let all = self.socket.wait_for_news(|kind, payload| {
+            let attributes = payload.get(LINK_HEADER..).filter(|_| kind == RTM_DELLINK);
+            names.extend(attributes.and_then(|bytes| Attributes(bytes).text(IFLA_IFNAME)));
+        });
+        all.then_some(names)
+    }
+}
+
 fn is_no_device(error: &io::Error) -> bool {
     error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error())
 }
@@ -389,7 +499,7 @@ fn ignore_existing(answer: io::Result<Vec<Reply>>) -> io::Result<()> {
     }
 }
 
-fn link_header(index: u32, flags: u32, change: u32) -> [u8; LINK_HEADER] {
+pub(super) fn link_header(index: u32, flags: u32, change: u32) -> [u8; LINK_HEADER] {
     let mut header = [0; LINK_HEADER];
     header[4..8].copy_from_slice(&index.to_ne_bytes());
     header[8..12].copy_from_slice(&flags.to_ne_bytes());
@@ -403,13 +513,20 @@ fn parse_link(reply: &Reply) -> Option<Link> {
     }
     let attributes = Attributes(reply.payload.get(LINK_HEADER..)?);
     let info = Attributes(attributes.clone().find(IFLA_LINKINFO).unwrap_or_default());
+    let data = Attributes(info.clone().find(IFLA_INFO_DATA).unwrap_or_default());
+    let kind = info.text(IFLA_INFO_KIND).unwrap_or_default();
+    // Numbers of attributes are each driver's own.
+    let default_vlan = data.find(IFLA_BR_VLAN_DEFAULT_PVID).filter(|_| kind == "bridge");
     Some(Link {
         index: u32_of(reply.payload.get(4..8)?)?,
         name: attributes.clone().text(IFLA_IFNAME)?,
         alias: attributes.clone().text(IFLA_IFALIAS).unwrap_or_default(),
         master: attributes.clone().find(IFLA_MASTER).and_then(u32_of),
         mtu: attributes.clone().find(IFLA_MTU).and_then(u32_of).unwrap_or_default(),
-        kind: info.text(IFLA_INFO_KIND).unwrap_or_default(),
+        kind,
+        other: attributes.clone().find(IFLA_LINK).and_then(u32_of),
+        default_vlan: default_vlan
+            .and_then(|bytes| Some(u16::from_ne_bytes(bytes.try_into().ok()?))),
         mac: attributes.find(IFLA_ADDRESS).and_then(|bytes| bytes.try_into().ok()),
     })
 }
@@ -482,7 +599,7 @@ pub(crate) fn read_ip(bytes: &[u8]) -> Option<IpAddr> {
     }
 }
 
-fn address_message(kind: u16, flags: u16, address: LinkAddress) -> Message {
+fn address_message(kind: u16, flags: u16, address: LinkAddress, of_ipv6: u32) -> Message {
     let LinkAddress { index, address } = address;
     let family = if address.is_ipv6() { AF_INET6 } else { AF_INET };
     let mut header = vec![family, address.prefix(), 0, 0];
@@ -491,7 +608,7 @@ fn address_message(kind: u16, flags: u16, address: LinkAddress) -> Message {
     let octets = octets(address.address());
     message.attribute(IFA_LOCAL, &octets).attribute(IFA_ADDRESS, &octets);
     if address.is_ipv6() {
-        message.u32(IFA_FLAGS, IFA_F_NODAD);
+        message.u32(IFA_FLAGS, of_ipv6);
     } else if address.prefix() < 31 {
         let host = u32::MAX.checked_shr(u32::from(address.prefix())).unwrap_or(0);
         let broadcast = u32::try_from(bits(address.base())).unwrap_or_default() | host;

@@ -93,18 +93,46 @@ impl Socket {
     /// Opens a socket that hears of changes of links, for at most `patience` at a time.
     pub(crate) fn hear_links(patience: Duration) -> io::Result<Self> {
         // `RTMGRP_LINK`.
-        const LINKS: u32 = 1;
+        Self::hear(1, patience)
+    }
+
+    /// Opens a socket that hears of changes of IPv6 addresses.
+    pub(crate) fn hear_addresses(patience: Duration) -> io::Result<Self> {
+        // `RTMGRP_IPV6_IFADDR`.
+        Self::hear(0x100, patience)
+    }
+
+    fn hear(groups: u32, patience: Duration) -> io::Result<Self> {
         let socket = Self::open(Family::Route)?;
-        bind(&socket.fd, &netlink::SocketAddrNetlink::new(0, LINKS))?;
+        bind(&socket.fd, &netlink::SocketAddrNetlink::new(0, groups))?;
         sockopt::set_socket_timeout(&socket.fd, sockopt::Timeout::Recv, Some(patience))?;
         Ok(socket)
     }
 
     /// Waits for a change; time that is over, and changes that were missed, are changes.
     pub(crate) fn wait_for_change(&mut self) {
-        let _ = recv(&self.fd, &mut self.buffer[..], RecvFlags::empty());
-        // What else has happened meanwhile is looked at with it.
-        while let Ok((1.., _)) = recv(&self.fd, &mut self.buffer[..], RecvFlags::DONTWAIT) {}
+        self.wait_for_news(|_, _| {});
+    }
+
+    /// Waits for news and hands all that there are to `each`, type and payload. Returns
+    /// whether they are all: some may have been missed, or none came in time.
+    pub(super) fn wait_for_news(&mut self, mut each: impl FnMut(u16, &[u8])) -> bool {
+        let mut flags = RecvFlags::empty();
+        loop {
+            match recv(&self.fd, &mut self.buffer[..], flags) {
+                Ok((length, _)) => {
+                    let length = length.min(self.buffer.len());
+                    for message in Messages(&self.buffer[..length]) {
+                        each(message.kind, message.payload);
+                    }
+                }
+                // What else has happened meanwhile was told with it.
+                Err(rustix::io::Errno::AGAIN) => return flags == RecvFlags::DONTWAIT,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return false,
+            }
+            flags = RecvFlags::DONTWAIT;
+        }
     }
 
     /// Sends a request and waits until the kernel has acknowledged it.
@@ -114,6 +142,39 @@ impl Socket {
         let mut replies = Vec::new();
         self.receive(sequence, &mut replies)?;
         Ok(replies)
+    }
+
+    /// Sends several requests at once, which are done one after the other whether earlier
+    /// ones succeed or not, and returns the first error but that something is there already.
+    pub(crate) fn request_all(&mut self, messages: Vec<Message>) -> io::Result<()> {
+        let Some(count) = messages.len().checked_sub(1) else { return Ok(()) };
+        let mut bytes = Vec::new();
+        for (position, mut message) in messages.into_iter().enumerate() {
+            // Errors are always told; success only of the last one, after all others.
+            if position == count {
+                message.add_flags(flags::ACK);
+            }
+            bytes.extend(message.finish(self.next_sequence()));
+        }
+        let last = self.sequence;
+        send(&self.fd, &bytes, SendFlags::empty())?;
+        let mut first = Ok(());
+        loop {
+            let length = self.receive_datagram()?;
+            for message in Messages(&self.buffer[..length]) {
+                let ours = last.wrapping_sub(message.sequence) <= count.try_into().unwrap_or(0);
+                if message.kind != NLMSG_ERROR || !ours {
+                    continue;
+                }
+                match message.error() {
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                    other => first = first.and(other),
+                }
+                if message.sequence == last {
+                    return first;
+                }
+            }
+        }
     }
 
     /// Sends a request for a table and collects its rows.
@@ -239,11 +300,11 @@ enum Dump {
 }
 
 /// A message as it was received.
-struct Received<'a> {
-    kind: u16,
+pub(super) struct Received<'a> {
+    pub(super) kind: u16,
     flags: u16,
     sequence: u32,
-    payload: &'a [u8],
+    pub(super) payload: &'a [u8],
 }
 
 impl Received<'_> {
@@ -258,7 +319,7 @@ impl Received<'_> {
 }
 
 /// Reads the messages of a datagram.
-struct Messages<'a>(&'a [u8]);
+pub(super) struct Messages<'a>(pub(super) &'a [u8]);
 
 impl<'a> Iterator for Messages<'a> {
     type Item = Received<'a>;

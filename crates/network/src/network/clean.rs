@@ -72,10 +72,8 @@ impl Network {
 
     pub(super) async fn clean_once(self: &Arc<Self>) {
         let network = Arc::clone(self);
+        self.repair_rules().await;
         let left = blocking("cleaning", move || {
-            if network.native.restore_missing_rules()? {
-                tracing::warn!("another program had removed the rules of pods: they are made anew");
-            }
             let mut left = network.records.list()?;
             left.retain(|id| network.records.is_going(id) && !network.going.contains(id));
             Ok(left)

@@ -9,7 +9,7 @@
 //! a daemon that dies meanwhile finds them again.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
@@ -22,7 +22,7 @@ use super::Network;
 use crate::{
     NetworkError,
     native::{Native, link_names},
-    netlink::{Socket, route::Routes},
+    netlink::route::{GoneLinks, Routes},
 };
 
 /// How long interfaces are waited for before they are removed by name.
@@ -85,7 +85,9 @@ impl Going {
 
     /// Runs until no pod is left.
     fn listen(&self, network: &Network) {
-        let mut changes = Socket::hear_links(LOOK_AGAIN).ok();
+        // First, so that nothing goes unheard.
+        let mut news = GoneLinks::hear(LOOK_AGAIN).ok();
+        let mut left: BTreeMap<SandboxId, BTreeSet<String>> = BTreeMap::new();
         loop {
             let pods: Vec<(SandboxId, Instant)> = {
                 let mut state = self.state();
@@ -95,24 +97,30 @@ impl Going {
                 }
                 state.pods.iter().map(|(id, since)| (id.clone(), *since)).collect()
             };
-            match names() {
-                Ok(names) => {
-                    for (id, since) in pods {
-                        let gone = link_names(&id).iter().all(|name| !names.contains(name));
-                        if gone || since.elapsed() > PATIENCE {
-                            self.finish(network, &id, gone);
-                        }
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "interfaces cannot be listed");
-                    pods.iter().for_each(|(id, _)| self.finish(network, id, false));
+            left.retain(|id, _| pods.iter().any(|(pod, _)| pod == id));
+            for (id, since) in pods {
+                let names = left.entry(id.clone()).or_insert_with(|| present(&id));
+                if names.is_empty() || since.elapsed() > PATIENCE {
+                    self.finish(network, &id, names.is_empty());
+                    left.remove(&id);
                 }
             }
-            match &mut changes {
-                Some(changes) if !self.state().pods.is_empty() => changes.wait_for_change(),
-                Some(_) => {}
-                None => thread::sleep(LOOK_AGAIN),
+            if self.state().pods.is_empty() {
+                continue;
+            }
+            let gone = match &mut news {
+                Some(news) => news.wait(),
+                None => {
+                    thread::sleep(LOOK_AGAIN);
+                    None
+                }
+            };
+            match gone {
+                Some(gone) => left.values_mut().for_each(|names| {
+                    names.retain(|name| !gone.contains(name));
+                }),
+                // All are looked for again.
+                None => left.clear(),
             }
         }
     }
@@ -151,6 +159,21 @@ impl Going {
     }
 }
 
-fn names() -> io::Result<std::collections::BTreeSet<String>> {
-    Ok(Routes::open()?.links()?.into_iter().map(|link| link.name).collect())
+/// Returns which interfaces of a pod are there; all of them where the kernel does not say.
+fn present(id: &SandboxId) -> BTreeSet<String> {
+    let names = link_names(id);
+    let look = || -> io::Result<BTreeSet<String>> {
+        let mut routes = Routes::open()?;
+        let mut present = BTreeSet::new();
+        for name in &names {
+            if routes.link(name)?.is_some() {
+                present.insert(name.clone());
+            }
+        }
+        Ok(present)
+    };
+    look().unwrap_or_else(|error| {
+        tracing::warn!(%error, sandbox_id = %id, "its interfaces cannot be looked for");
+        names.into()
+    })
 }

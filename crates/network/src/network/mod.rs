@@ -5,6 +5,7 @@ mod clean;
 mod detach;
 mod going;
 mod status;
+mod watch;
 
 use std::{
     collections::BTreeMap,
@@ -232,6 +233,20 @@ impl Network {
     /// Cleans up once, see [`Network::keep_clean`].
     pub async fn clean(self: &Arc<Self>) {
         self.clean_once().await;
+    }
+
+    /// Makes rules anew at once where another program takes them away: a flush of all, a
+    /// firewall that is loaded again. Never returns, unless the kernel tells no changes; ends
+    /// when it is dropped.
+    pub async fn keep_rules(self: &Arc<Self>) {
+        self.keep_rules_for_ever().await;
+    }
+
+    /// Notices at once when configurations come, go and change. Never returns, unless the
+    /// kernel has no watches left; ends when it is dropped. Without it they are seen by who
+    /// asks: [`Network::status`] looks once a second, [`Network::attach`] always.
+    pub async fn watch_configuration(self: &Arc<Self>) {
+        self.watch_directories().await;
     }
 
     /// Takes over the node's range of pod addresses (the kubelet's `podCIDR`), one or one

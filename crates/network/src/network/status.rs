@@ -47,6 +47,13 @@ struct Plugins {
     good_until: Option<Instant>,
 }
 
+impl StatusMemory {
+    /// Forgets what was said last, so that the next one who asks has it looked for.
+    pub(super) fn forget(&self) {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
 impl Network {
     pub(super) async fn current_status(self: &Arc<Self>) -> NetworkStatus {
         let known = self.status.known.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -2,6 +2,8 @@
 //! network is touched, and pods and further hosts as namespaces beside it.
 #![allow(dead_code, reason = "every test program uses its part")]
 
+pub mod scene;
+
 use std::{
     collections::BTreeMap,
     fs::File,

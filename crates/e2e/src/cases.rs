@@ -19,6 +19,7 @@ mod image_forms;
 mod image_volumes;
 mod images;
 mod logs;
+mod mapped_programs;
 mod mounts;
 mod namespaces;
 mod network;
@@ -62,6 +63,7 @@ pub fn all() -> Vec<Case> {
         image_volumes::CASES,
         images::CASES,
         logs::CASES,
+        mapped_programs::CASES,
         mounts::CASES,
         namespaces::CASES,
         network::CASES,

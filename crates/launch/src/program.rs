@@ -117,8 +117,24 @@ fn prepare(create: &ProgramCreate, launch: &ProgramLaunch<'_>, voice: &Voice) ->
     } else {
         drop(rootfs::mount(&create.rootfs, &create.rootfs_target)?);
     }
+    refuse_links(&create.rootfs_target)?;
     if is_surrounded || create.pid_namespace.is_some() {
         fs::write(&path, value.to_string()).during_on(Step::Spec, "failed to write", &path)?;
+    }
+    Ok(())
+}
+
+/// Where programs make things by path before they enter the root: a link of the image's in the
+/// place of one of these has led some of them to write to the host.
+const KERNEL_PLACES: [&str; 3] = ["dev", "proc", "sys"];
+
+fn refuse_links(root: &Path) -> Done {
+    for place in KERNEL_PLACES {
+        let found = fs::symlink_metadata(root.join(place));
+        if found.is_ok_and(|found| !found.is_dir()) {
+            let message = format!("a link or a file is in the way of /{place}");
+            return Err(ChildFailure::new(Step::Rootfs, message).on(&Path::new("/").join(place)));
+        }
     }
     Ok(())
 }

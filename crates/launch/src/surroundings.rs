@@ -199,6 +199,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("made");
         let pod = dir.path().join("state/pods/pod");
         DirBuilder::new().recursive(true).mode(0o755).create(&pod).expect("made");
+        let closed = Permissions::from_mode(0o700);
+        std::fs::set_permissions(dir.path(), closed).expect("set");
         assert_eq!(first_closed(&pod).expect("found"), dir.path());
         let open = Permissions::from_mode(0o711);
         std::fs::set_permissions(dir.path(), open).expect("set");

@@ -13,6 +13,7 @@ mod disk;
 mod exec;
 mod fields;
 mod handlers;
+mod hostile;
 mod image_care;
 mod image_faults;
 mod image_forms;
@@ -27,6 +28,7 @@ mod node;
 mod pods;
 mod process_security;
 mod protocol;
+mod requests;
 mod resources;
 mod restart;
 mod security;
@@ -57,6 +59,7 @@ pub fn all() -> Vec<Case> {
         exec::CASES,
         fields::CASES,
         handlers::CASES,
+        hostile::CASES,
         image_care::CASES,
         image_faults::CASES,
         image_forms::CASES,
@@ -71,6 +74,7 @@ pub fn all() -> Vec<Case> {
         pods::CASES,
         process_security::CASES,
         protocol::CASES,
+        requests::CASES,
         resources::CASES,
         restart::CASES,
         security::CASES,

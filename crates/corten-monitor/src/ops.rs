@@ -73,7 +73,7 @@ impl Monitor {
         };
         let reply = HelloReply {
             version,
-            features: Features(Features::ATTACH.0 | Features::PROGRAMS.0),
+            features: Features::ATTACH.with(Features::PROGRAMS).with(Features::MAPPED_PROGRAMS),
             sandbox: self.arguments.sandbox.clone(),
             pid: own.as_raw_nonzero().get(),
             release: env!("CARGO_PKG_VERSION").to_owned(),

@@ -202,6 +202,7 @@ impl Monitor {
                 rootfs: rootfs_of(&wanted.rootfs),
                 rootfs_target: wanted.rootfs_target.clone(),
                 pid_namespace: path,
+                pod_dir: self.arguments.state_dir.clone(),
             }),
             limit,
         };

@@ -14,12 +14,14 @@ mod disk;
 mod exec;
 mod fields;
 mod handlers;
+mod hostile;
 mod image_care;
 mod image_faults;
 mod image_forms;
 mod image_volumes;
 mod images;
 mod logs;
+mod mapped_programs;
 mod mounts;
 mod namespaces;
 mod network;
@@ -27,6 +29,7 @@ mod node;
 mod pods;
 mod process_security;
 mod protocol;
+mod requests;
 mod resources;
 mod restart;
 mod security;
@@ -59,12 +62,14 @@ pub fn all() -> Vec<Case> {
         exec::CASES,
         fields::CASES,
         handlers::CASES,
+        hostile::CASES,
         image_care::CASES,
         image_faults::CASES,
         image_forms::CASES,
         image_volumes::CASES,
         images::CASES,
         logs::CASES,
+        mapped_programs::CASES,
         mounts::CASES,
         namespaces::CASES,
         network::CASES,
@@ -72,6 +77,7 @@ pub fn all() -> Vec<Case> {
         pods::CASES,
         process_security::CASES,
         protocol::CASES,
+        requests::CASES,
         resources::CASES,
         restart::CASES,
         security::CASES,

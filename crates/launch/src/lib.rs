@@ -45,6 +45,7 @@ mod spawn;
 mod spec;
 mod stdio;
 mod step;
+mod surroundings;
 mod sysctl;
 mod user;
 

@@ -101,6 +101,38 @@ impl Sources {
         Ok(sources)
     }
 
+    /// Opens what a program is to find done: all binds, with their attributes, and for a user
+    /// namespace views of the node's own namespaces, which it may not make there.
+    pub(crate) fn open_for_program(spec: &Spec, bundle: &Path, user: Option<&User>) -> Done<Self> {
+        let plan = Plan::of(spec)?;
+        let mut sources = Self::default();
+        for (index, mount) in spec.mounts().iter().flatten().enumerate() {
+            let options = Options::of(mount)?;
+            let is_nodes = user.is_some()
+                && match mount.typ().as_deref() {
+                    Some("sysfs") => !plan.has_own(Kind::Net),
+                    Some("mqueue") => !plan.has_own(Kind::Ipc),
+                    _ => false,
+                };
+            let tree = match options.bind {
+                Some(bind) => {
+                    refuse_shared(mount, &options)?;
+                    open_source(mount, bind, bundle, user, &mut sources.mapped)?
+                }
+                None if is_nodes => make(mount, &options)?,
+                None => continue,
+            };
+            set_attributes(&tree, &options, mount.destination())?;
+            sources.opened.insert(index, tree);
+        }
+        Ok(sources)
+    }
+
+    /// What is open, by the number of the mount.
+    pub(crate) fn into_opened(self) -> BTreeMap<usize, OwnedFd> {
+        self.opened
+    }
+
     /// What was not done as it was asked for.
     pub(crate) fn notices(&self) -> &[String] {
         &self.mapped.notices
@@ -137,14 +169,15 @@ impl Sources {
     }
 }
 
-/// What is mounted in a user namespace must not spread to the host, which is privileged.
+/// What is mounted in a user namespace must not spread to the host, which is privileged; what a
+/// program mounts beside mapped mounts does not, as its mounts are no peers of the host's.
 fn refuse_shared(mount: &Mount, options: &Options) -> Done {
     if options.propagation() != Some(Propagation::Shared) {
         return Ok(());
     }
     let destination = mount.destination();
     let message = format!(
-        "the mount on {} is to spread to the host, which a user namespace cannot",
+        "the mount on {} is to spread to the host, which it cannot beside mapped owners",
         destination.display()
     );
     Err(ChildFailure::new(Step::Mount, message).on(destination))
@@ -367,7 +400,7 @@ fn check_destination(destination: &Path) -> Done {
     Ok(())
 }
 
-fn is_directory(tree: &OwnedFd, destination: &Path) -> Done<bool> {
+pub(crate) fn is_directory(tree: &OwnedFd, destination: &Path) -> Done<bool> {
     let stat = rustix::fs::fstat(tree).during_on(
         Step::Mount,
         "failed to look at the mount for",

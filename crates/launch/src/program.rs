@@ -1,7 +1,7 @@
 //! A runtime program (runc and its like) as a child of the monitor.
 //!
-//! The child does what the program expects to find done: it mounts the root, writes into the
-//! bundle's spec which PID namespace to join, and puts on a new program's surroundings. So
+//! The child does what the program expects to find done: it mounts the root, maps owners, writes
+//! into the bundle's spec which PID namespace to join, and puts on a new program's surroundings. So
 //! neither the monitor nor the daemon waits for a mount or for an execve that hangs.
 //!
 //! What must never happen: the program sees the monitor's descriptors or environment.
@@ -22,7 +22,7 @@ use crate::spawn::{self, ChildPid};
 use crate::step::{Done, During, reason};
 use crate::{
     ChildFailure, LaunchError, Launching, PidNamespace, Placement, Rootfs, Stdio, Step, rootfs,
-    spec, stdio,
+    spec, stdio, surroundings,
 };
 
 /// A program to run.
@@ -49,6 +49,8 @@ pub struct ProgramCreate {
     pub rootfs_target: PathBuf,
     /// A path to the PID namespace to join; without one the spec's own entry counts.
     pub pid_namespace: Option<PathBuf>,
+    /// The pod's directory, of which the bundle is a part.
+    pub pod_dir: PathBuf,
 }
 
 /// All that is in the program's environment.
@@ -81,10 +83,7 @@ fn set_up(launch: &ProgramLaunch<'_>, token: &ChildToken, voice: &Voice) -> Done
     rustix::process::setsid().during(Step::Credentials, "failed to start a session")?;
     rustix::process::umask(Mode::from_raw_mode(UMASK));
     if let Some(create) = &launch.create {
-        if let Some(namespace) = &create.pid_namespace {
-            join_pid_namespace(&create.bundle, namespace)?;
-        }
-        drop(rootfs::mount(&create.rootfs, &create.rootfs_target)?);
+        prepare(create, launch, voice)?;
     }
     let program = &launch.program;
     let text = |bytes: &[u8]| {
@@ -105,16 +104,49 @@ fn set_up(launch: &ProgramLaunch<'_>, token: &ChildToken, voice: &Voice) -> Done
     Err(ChildFailure::new(Step::Exec, message).on(program))
 }
 
-/// Writes the path of the PID namespace into the bundle's spec.
-fn join_pid_namespace(bundle: &Path, namespace: &Path) -> Done {
-    let path = bundle.join("config.json");
-    let mut value = spec::load_value(bundle)?;
+/// Does what the program expects to find done.
+fn prepare(create: &ProgramCreate, launch: &ProgramLaunch<'_>, voice: &Voice) -> Done {
+    let path = create.bundle.join("config.json");
+    let mut value = spec::load_value(&create.bundle)?;
+    let is_surrounded = surroundings::are_needed(&value);
+    if let Some(namespace) = &create.pid_namespace {
+        join_pid_namespace(&mut value, namespace).map_err(|failure| failure.on(&path))?;
+    }
+    if is_surrounded {
+        surroundings::make(create, &launch.program, &launch.stdio, &mut value, voice)?;
+    } else {
+        drop(rootfs::mount(&create.rootfs, &create.rootfs_target)?);
+    }
+    refuse_links(&create.rootfs_target)?;
+    if is_surrounded || create.pid_namespace.is_some() {
+        fs::write(&path, value.to_string()).during_on(Step::Spec, "failed to write", &path)?;
+    }
+    Ok(())
+}
+
+/// Where programs make things by path before they enter the root: a link of the image's in the
+/// place of one of these has led some of them to write to the host.
+const KERNEL_PLACES: [&str; 3] = ["dev", "proc", "sys"];
+
+fn refuse_links(root: &Path) -> Done {
+    for place in KERNEL_PLACES {
+        let found = fs::symlink_metadata(root.join(place));
+        if found.is_ok_and(|found| !found.is_dir()) {
+            let message = format!("a link or a file is in the way of /{place}");
+            return Err(ChildFailure::new(Step::Rootfs, message).on(&Path::new("/").join(place)));
+        }
+    }
+    Ok(())
+}
+
+/// Has the spec say which PID namespace is joined.
+fn join_pid_namespace(value: &mut Value, namespace: &Path) -> Done {
     let list = value.pointer_mut("/linux/namespaces").and_then(Value::as_array_mut);
     let is_pid = |entry: &&mut Value| entry.get("type").and_then(Value::as_str) == Some("pid");
     let entry = list.and_then(|list| list.iter_mut().find(is_pid)).and_then(Value::as_object_mut);
     let Some(entry) = entry else {
-        return Err(ChildFailure::new(Step::Spec, "the spec has no PID namespace").on(&path));
+        return Err(ChildFailure::new(Step::Spec, "the spec has no PID namespace"));
     };
     entry.insert("path".to_owned(), Value::String(namespace.display().to_string()));
-    fs::write(&path, value.to_string()).during_on(Step::Spec, "failed to write", &path)
+    Ok(())
 }

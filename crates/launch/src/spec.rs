@@ -31,6 +31,12 @@ pub(crate) fn load_value(bundle: &Path) -> Done<serde_json::Value> {
     parse(&bundle.join("config.json"))
 }
 
+/// Makes a spec of what [`load_value`] has read.
+pub(crate) fn parse_value(value: &serde_json::Value) -> Done<Spec> {
+    serde::Deserialize::deserialize(value)
+        .map_err(|error| malformed(format!("failed to parse the spec: {error}")))
+}
+
 fn parse<T: serde::de::DeserializeOwned>(path: &Path) -> Done<T> {
     let mut text = Vec::new();
     let read = File::open(path).and_then(|f| f.take(MAX_SPEC_BYTES + 1).read_to_end(&mut text));

@@ -42,7 +42,8 @@ pub struct StartContainer {
     pub stdin_once: bool,
     /// The program that makes it, in place of the monitor itself; needs
     /// [`crate::Features::PROGRAMS`]. The root is then mounted on `rootfs_target` in the
-    /// monitor's own mount namespace, and stays there: who asked takes it away.
+    /// monitor's own mount namespace, and stays there: who asked takes it away. Where owners are
+    /// mapped ([`crate::Features::MAPPED_PROGRAMS`]) it is nowhere in that namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<Program>,
 }

@@ -21,6 +21,8 @@ impl Features {
     pub const PIPE_DUPLICATES: Self = Self(1 << 1);
     /// Containers can be made by a runtime program.
     pub const PROGRAMS: Self = Self(1 << 2);
+    /// A runtime program finds owners mapped that are to be.
+    pub const MAPPED_PROGRAMS: Self = Self(1 << 3);
 
     /// The bits of both.
     #[must_use]

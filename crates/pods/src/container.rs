@@ -81,7 +81,9 @@ impl PodTask {
     fn validate(&self, config: &ContainerConfig) -> Result<()> {
         refuse_selinux(config.security.selinux.as_ref())?;
         check_recursive(config, self.can_recursive_read_only()?)?;
-        self.check_mapped_mounts(config)?;
+        if self.inner.handler(&self.record.config)?.is_some() {
+            crate::handlers::check_mapped(&self.record.config, config)?;
+        }
         if !config.log_path.is_empty() {
             check_log_path(&config.log_path)?;
         }
@@ -248,7 +250,7 @@ impl PodTask {
             Error::WrongState(format!("the monitor of sandbox {} is dead", self.id()))
         })?;
         let bundle = self.files.bundle(id);
-        let program = self.program(&monitor)?;
+        let program = self.program(&monitor, &record.config)?;
         let group = spec::make_cgroup(&self.inner, &record, &bundle, program.is_some()).await?;
         let active = self.inner.services.snapshots.get(id).ok_or_else(|| {
             Error::WrongState(format!("the root file system of container {id} is gone"))
@@ -284,32 +286,28 @@ impl PodTask {
     }
 
     /// The program that is to start it, where the handler has one.
-    fn program(&self, monitor: &Monitor) -> Result<Option<Program>> {
+    fn program(
+        &self,
+        monitor: &Monitor,
+        config: &ContainerConfig,
+    ) -> Result<Option<Program>> {
         let Some(handler) = self.inner.handler(&self.record.config)? else { return Ok(None) };
-        if !monitor.features().has(Features::PROGRAMS) {
+        let has = |wanted| monitor.features().has(wanted);
+        let lacks = match has_mapped(config) {
+            _ if !has(Features::PROGRAMS) => Some("runs no programs"),
+            true if !has(Features::MAPPED_PROGRAMS) => Some("maps no owners for programs"),
+            _ => None,
+        };
+        if let Some(lacks) = lacks {
             return Err(Error::WrongState(format!(
-                "the monitor of sandbox {} is of an older version that runs no programs",
+                "the monitor of sandbox {} is of an older version that {lacks}",
                 self.id()
             )));
         }
+        // Here and not by the program, which may see a copy of what the pod's directory holds.
+        crate::files::make_dir(&self.files.program_root())?;
         let driver = self.inner.services.cgroups.driver();
         Ok(Some(handler.program(&self.files.program_root(), driver)))
-    }
-
-    /// A program that knows nothing of mapped owners would mount without them.
-    fn check_mapped_mounts(&self, config: &ContainerConfig) -> Result<()> {
-        let handler = self.inner.handler(&self.record.config)?;
-        let mapped = config.mounts.iter().find(|mount| !mount.uid_mappings.is_empty());
-        match (handler, mapped) {
-            (Some(handler), Some(mount)) if !handler.features.mapped_mounts => {
-                Err(Error::Invalid(format!(
-                    "the owners of the mount on {} are to be mapped, which runtime handler \
-                     \"{}\" does not support",
-                    mount.container_path, self.record.config.runtime_handler
-                )))
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Recursively read-only is what the kernel makes, or the handler's program.
@@ -404,6 +402,12 @@ impl PodTask {
         })
         .await
     }
+}
+
+/// Whether owners are mapped for a container: of all that it sees, or of a mount.
+fn has_mapped(config: &ContainerConfig) -> bool {
+    config.security.namespaces.user.is_some()
+        || config.mounts.iter().any(|mount| !mount.uid_mappings.is_empty())
 }
 
 /// SELinux is not active on this kernel configuration's hosts unless its file system

@@ -3,6 +3,7 @@
 //! The native handler starts containers itself. Any other one is a program with runc's command
 //! line, configured by name, behind the same monitor. What such a program can do it says itself
 //! (`features`), asked once at start; one that does not say gets nothing beyond the ordinary.
+//! Owners are mapped for it, by the monitor: no program needs to know how.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +16,7 @@ use cgroups::Driver;
 use monitor_client::Program;
 use serde_json::Value;
 use tracing::{info, warn};
-use types::SandboxConfig;
+use types::{ContainerConfig, Mount, PidMode, Propagation, SandboxConfig};
 
 use crate::{
     DEFAULT_HANDLER,
@@ -49,10 +50,8 @@ pub struct Handler {
 pub struct HandlerFeatures {
     /// Mounts that are read-only with all that is below them.
     pub recursive_read_only: bool,
-    /// User namespaces.
+    /// User namespaces, where the machine has them.
     pub user_namespaces: bool,
-    /// Mounts with mapped owners.
-    pub mapped_mounts: bool,
 }
 
 /// Has a program of runc's command line ask systemd for its cgroups.
@@ -151,10 +150,34 @@ fn read_features(value: &Value) -> HandlerFeatures {
     };
     HandlerFeatures {
         recursive_read_only: holds("/mountOptions", "rro") && crate::supports_recursive_read_only(),
-        // The roots of such containers are not mapped by anybody yet.
-        user_namespaces: false,
-        mapped_mounts: value.pointer("/linux/mountExtensions/idmap/enabled")
-            == Some(&Value::Bool(true)),
+        user_namespaces: holds("/linux/namespaces", "user"),
+    }
+}
+
+/// Refuses what a program cannot do where owners are mapped for it. It sees copies of the host's
+/// mounts then, from which nothing spreads back; and a PID namespace that its container is to
+/// join, or to see by a procfs, must belong to the container's user namespace.
+pub(crate) fn check_mapped(sandbox: &SandboxConfig, container: &ContainerConfig) -> Result<()> {
+    let refused = |what: String| {
+        let name = &sandbox.runtime_handler;
+        Err(Error::Invalid(format!("runtime handler \"{name}\" does not support {what}")))
+    };
+    let mapped = container.mounts.iter().find(|mount| !mount.uid_mappings.is_empty());
+    let spreads = |mount: &&Mount| mount.propagation == Propagation::Bidirectional;
+    if let (Some(mapped), Some(spreading)) = (mapped, container.mounts.iter().find(spreads)) {
+        return refused(format!(
+            "mapped owners (of the mount on {}) beside bidirectional propagation (of the mount on {})",
+            mapped.container_path, spreading.container_path
+        ));
+    }
+    let shares = match container.security.namespaces.pid {
+        PidMode::Pod => "the pod's",
+        PidMode::Node => "the node's",
+        PidMode::Container | PidMode::Target(_) => return Ok(()),
+    };
+    match container.security.namespaces.user {
+        Some(_) => refused(format!("{shares} PID namespace in a user namespace")),
+        None => Ok(()),
     }
 }
 
@@ -180,6 +203,8 @@ impl Pods {
 
 #[cfg(test)]
 mod tests {
+    use types::{IdMapping, UserNamespace};
+
     use super::*;
 
     fn handler(annotations: &[&str]) -> Handler {
@@ -208,11 +233,34 @@ mod tests {
     fn features_are_read_as_the_specification_has_them() {
         let rro = serde_json::json!({ "ociVersionMin": "1.0.0", "mountOptions": ["ro", "rro"] });
         assert_eq!(read_features(&rro).recursive_read_only, crate::supports_recursive_read_only());
-        let idmap = serde_json::json!({ "idmap": { "enabled": true } });
-        let mapping = serde_json::json!({ "linux": { "mountExtensions": idmap } });
-        assert!(read_features(&mapping).mapped_mounts);
+        let users = serde_json::json!({ "linux": { "namespaces": ["ipc", "user"] } });
+        assert!(read_features(&users).user_namespaces);
         assert_eq!(read_features(&serde_json::json!({})), HandlerFeatures::default());
         assert_eq!(read_features(&serde_json::json!([])), HandlerFeatures::default());
+    }
+
+    #[test]
+    fn what_a_program_cannot_do_beside_mapped_owners_is_refused() {
+        let ids = vec![IdMapping { host_id: 1000, container_id: 0, length: 10 }];
+        let sandbox = SandboxConfig { runtime_handler: "runc".to_owned(), ..Default::default() };
+        let user = UserNamespace { uids: ids.clone(), gids: ids.clone() };
+        let of = |pid: PidMode, user: Option<UserNamespace>, mounts: Vec<Mount>| {
+            let mut config = ContainerConfig { mounts, ..Default::default() };
+            config.security.namespaces.pid = pid;
+            config.security.namespaces.user = user;
+            check_mapped(&sandbox, &config).map_err(|error| error.to_string())
+        };
+        let mapped = Mount { uid_mappings: ids, ..Mount::default() };
+        let spreads = Mount { propagation: Propagation::Bidirectional, ..Mount::default() };
+        of(PidMode::Pod, None, vec![mapped.clone()]).unwrap();
+        of(PidMode::Node, None, vec![spreads.clone()]).unwrap();
+        of(PidMode::Container, Some(user.clone()), vec![mapped.clone()]).unwrap();
+        let error = of(PidMode::Pod, None, vec![mapped, spreads]).unwrap_err();
+        assert!(error.contains("\"runc\" does not support mapped owners"), "{error}");
+        for pid in [PidMode::Pod, PidMode::Node] {
+            let error = of(pid, Some(user.clone()), vec![]).unwrap_err();
+            assert!(error.contains("PID namespace in a user namespace"), "{error}");
+        }
     }
 
     #[tokio::test]

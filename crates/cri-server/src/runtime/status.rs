@@ -62,11 +62,9 @@ fn handlers(pods: &pods::Pods, user_namespaces: bool) -> Vec<v1::RuntimeHandler>
     let native = ["", pods::DEFAULT_HANDLER]
         .map(|name| v1::RuntimeHandler { name: name.to_owned(), features: Some(features) });
     let programs = pods.handlers().into_iter().map(|(name, features)| {
-        let pods::HandlerFeatures { recursive_read_only, user_namespaces, mapped_mounts: _ } =
-            features;
         let features = v1::RuntimeHandlerFeatures {
-            recursive_read_only_mounts: recursive_read_only,
-            user_namespaces,
+            recursive_read_only_mounts: features.recursive_read_only,
+            user_namespaces: features.user_namespaces && user_namespaces,
         };
         v1::RuntimeHandler { name, features: Some(features) }
     });

@@ -13,6 +13,7 @@ use crate::runtime::CDI_DIRS;
 
 pub(super) const CASES: &[Case] = &[
     case!("device.directory_of_devices", directory),
+    case!("device.place_and_permissions", place).ours(),
     case!("device.bad_ones_are_refused", bad)
         .differs("1.6 takes paths and permissions that are none"),
     case!("cdi.device_by_field_and_by_annotation", by_field_and_annotation).ours(),
@@ -46,6 +47,27 @@ async fn directory(c: &Context) -> Result<()> {
     config.devices = vec![device(&many.display().to_string(), "/dev/many", "rw")];
     let wanted = "/dev/many/deep/zero\n/dev/many/none\n3\n0";
     equal("the devices", c.output(&pod, &config).await?, wanted)
+}
+
+/// Without a place of its own a device is where the node has it; each letter is a right.
+async fn place(c: &Context) -> Result<()> {
+    let pod = c.plain_pod().await?;
+    let script = "test -c /dev/loop-control && echo there; exec 3< /dev/loop-control && echo reads; \
+        (exec 4> /dev/loop-control) 2> /dev/null && echo writes; \
+        mknod /tmp/made c 10 237 2> /dev/null && echo makes; true";
+    for (permissions, wanted) in [
+        ("r", "there\nreads\nmakes"),
+        ("rw", "there\nreads\nwrites\nmakes"),
+        ("rwm", "there\nreads\nwrites\nmakes"),
+        ("", "there\nreads\nwrites\nmakes"),
+    ] {
+        let mut config = c.script(script);
+        config.devices = vec![device("/dev/loop-control", "", permissions)];
+        equal(permissions, c.output(&pod, &config).await?, wanted)?;
+    }
+    let mut config = c.script("(exec 3< /dev/mine) 2> /dev/null && echo reads; (exec 4> /dev/mine) && echo writes");
+    config.devices = vec![device("/dev/loop-control", "/dev/mine", "w")];
+    equal("writing alone", c.output(&pod, &config).await?, "writes")
 }
 
 async fn bad(c: &Context) -> Result<()> {

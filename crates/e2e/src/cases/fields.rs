@@ -46,6 +46,8 @@ pub(super) const CASES: &[Case] = &[
     case!("field.log_in_a_directory_below", deep_log),
     case!("field.unknown_values_are_refused", unknown_values).ours(),
     case!("field.image_spec_is_given_back", image_spec_back).ours(),
+    case!("field.image_by_any_of_its_names", any_name),
+    case!("field.default_paths_are_the_kubelets", default_paths).ours(),
 ];
 
 fn profile(kind: ProfileType, name: &str) -> Option<SecurityProfile> {
@@ -590,4 +592,41 @@ async fn image_spec_back(c: &Context) -> Result<()> {
     equal("the user's word", told.user_specified_image, "busybox:mine")?;
     equal("the handler", told.runtime_handler, "any")?;
     equal("the reference", told.image_ref, "sha256:mine")
+}
+
+async fn any_name(c: &Context) -> Result<()> {
+    let name = c.script("true").image.context("no image")?.image;
+    let image = c.present(&name).await?;
+    let digest = image.repo_digests.first().context("no digest")?;
+    let pod = c.plain_pod().await?;
+    for name in [&name, &image.id, digest] {
+        let mut config = c.script("echo it runs");
+        config.image = Some(crate::context::image_spec(name));
+        equal(name, c.output(&pod, &config).await?, "it runs")?;
+    }
+    Ok(())
+}
+
+/// What the kubelet masks by default, and what it makes read-only (its `DefaultMaskedPaths` and
+/// `DefaultReadonlyPaths`).
+const MASKED: &str = "/proc/asound /proc/acpi /proc/interrupts /proc/kcore /proc/keys /proc/latency_stats \
+    /proc/timer_list /proc/timer_stats /proc/sched_debug /proc/scsi /sys/firmware \
+    /sys/devices/virtual/powercap";
+const READ_ONLY: &str = "/proc/bus /proc/fs /proc/irq /proc/sys /proc/sysrq-trigger";
+
+/// A request without any paths has them, and one with the kubelet's own list does not differ.
+async fn default_paths(c: &Context) -> Result<()> {
+    let pod = c.plain_pod().await?;
+    let script = format!(
+        "for p in {MASKED}; do [ -d $p ] && [ -n \"$(ls $p)\" ] && echo shows $p; \
+         [ -f $p ] && [ -n \"$(head -c 1 $p)\" ] && echo shows $p; done; \
+         for p in {READ_ONLY}; do [ -e $p ] || continue; \
+         grep -q \" $p ro,\" /proc/self/mountinfo || echo writable $p; done; echo end"
+    );
+    equal("without any", c.output(&pod, &c.script(&script)).await?, "end")?;
+    let mut config = c.script(&script);
+    let asked = security(&mut config)?;
+    asked.masked_paths = MASKED.split_whitespace().map(str::to_owned).collect();
+    asked.readonly_paths = READ_ONLY.split_whitespace().map(str::to_owned).collect();
+    equal("with the kubelet's", c.output(&pod, &config).await?, "end")
 }

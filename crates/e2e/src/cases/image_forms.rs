@@ -1,10 +1,11 @@
 //! What images are made of: manifests, compression, layers, configurations.
 
 use anyhow::{Result, ensure};
+use cri_proto::v1::ContainerConfig;
 
 use crate::case;
 use crate::case::Case;
-use crate::context::{Context, equal, image_spec};
+use crate::context::{Context, Pod, equal, image_spec};
 
 pub(super) const CASES: &[Case] = &[
     case!("image.zstd_layers", zstd),
@@ -12,6 +13,7 @@ pub(super) const CASES: &[Case] = &[
     case!("image.docker_manifest", docker),
     case!("image.index_selects_the_platform", index),
     case!("image.whiteouts_and_opaque_directories", layered),
+    case!("image.of_many_layers", many_layers).ours(),
     case!("image.user_of_each_form", users),
     case!("image.configuration_is_used", configuration),
     case!("image.arguments_replace_command", arguments),
@@ -45,6 +47,50 @@ async fn runs(c: &Context, image: &str) -> Result<()> {
     config.image = Some(image_spec(image));
     equal("the output", c.output(&pod, &config).await?, "it runs")
 }
+
+/// More than a page of options has place for, in the form that older kernels want them.
+const MANY: usize = 120;
+
+async fn of_many_layers(c: &Context) -> Result<String> {
+    let mut image = c.runtime.catalog.busybox.clone();
+    for number in 0..MANY {
+        let mut layer = testing::image::LayerBuilder::new();
+        layer.file(&format!("file{number}"), 0o644, b"")?;
+        layer.file("top", 0o644, number.to_string().as_bytes())?;
+        image = image.with_layer(layer.finish()?);
+    }
+    super::users::publish(c, "many-layers", &image).await
+}
+
+async fn all_are_there(c: &Context, pod: &Pod, image: &str, mut config: ContainerConfig) -> Result<()> {
+    config.image = Some(image_spec(image));
+    let wanted = format!("{MANY}\n{}", MANY - 1);
+    equal("the files", c.output(pod, &config).await?, wanted)
+}
+
+async fn many_layers(c: &Context) -> Result<()> {
+    use super::user_namespaces::{of_usual, option, pod_of, usual};
+    let image = of_many_layers(c).await?;
+    for handler in ["", "runc"] {
+        let pod = c.run_pod_by(handler, c.pod()?).await?;
+        all_are_there(c, &pod, &image, c.script(COUNT)).await?;
+        let pod = c.run_pod_by(handler, pod_of(c, &option(usual()))?).await?;
+        all_are_there(c, &pod, &image, of_usual(c.script(COUNT))?).await?;
+    }
+    let pod = c.plain_pod().await?;
+    let mut config = c.script("ls /v | grep -c file; cat /v/top");
+    config.mounts = vec![cri_proto::v1::Mount {
+        container_path: "/v".to_owned(),
+        readonly: true,
+        image: Some(image_spec(&image)),
+        ..Default::default()
+    }];
+    equal("a volume", c.output(&pod, &config).await?, format!("{MANY}\n{}", MANY - 1))?;
+    c.clean_up().await?;
+    c.remove_image(&image).await
+}
+
+const COUNT: &str = "ls / | grep -c file; cat /top";
 
 async fn layered(c: &Context) -> Result<()> {
     c.pull("docker.io/e2e/layered:1").await?;

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 use cri_client::Code;
-use cri_proto::v1::{IdMapping, Mount, MountPropagation};
+use cri_proto::v1::{IdMapping, Mount, MountPropagation, StatusRequest};
 use testing::program;
 
 use crate::case;
@@ -30,9 +30,12 @@ pub(super) const CASES: &[Case] = &[
     case!("mount.read_only_leaves_what_is_below", read_only_top),
     case!("mount.recursive_read_only", recursive_read_only).ours(),
     case!("mount.wrong_recursive_read_only_is_refused", wrong_recursive).ours(),
+    case!("mount.recursive_read_only_where_it_cannot_be", cannot_recursive).ours(),
     case!("mount.options", options).ours(),
     case!("mount.unknown_options_are_refused", unknown_options).ours(),
     case!("mount.owners_are_mapped", owners).ours(),
+    case!("mount.ids_beyond_the_length_are_nobodys", beyond).ours(),
+    case!("mount.relabelling_changes_nothing_without_selinux", relabel).ours(),
     case!("mount.owners_that_cannot_be_mapped_name_the_file_system", unmappable).ours(),
     case!("mount.target_exchange_stays_inside", exchange),
     case!("mount.masks_are_not_the_containers", masks).ours(),
@@ -320,6 +323,35 @@ async fn wrong_recursive(c: &Context) -> Result<()> {
     Ok(())
 }
 
+/// A handler whose program does not say that it can is told so, in the word of the interface, and
+/// is not offered by the status; the others are.
+async fn cannot_recursive(c: &Context) -> Result<()> {
+    let directory = c.directory()?;
+    let told = c.runtime.pods.status(StatusRequest::default()).await?.runtime_handlers;
+    for (handler, can) in [("", true), ("runc", true), ("hangs", false)] {
+        let features = told.iter().find(|h| h.name == handler).and_then(|h| h.features);
+        let offered = features.is_some_and(|features| features.recursive_read_only_mounts);
+        equal(&format!("what {handler:?} offers"), offered, can)?;
+        let pod = c.run_pod_by(handler, c.pod()?).await?;
+        let mut config = c.script("touch /mnt/x 2> /dev/null || echo none");
+        config.mounts =
+            vec![Mount { readonly: true, recursive_read_only: true, ..mount(&directory, "/mnt") }];
+        if can {
+            equal("what is written", c.output(&pod, &config).await?, "none")?;
+            continue;
+        }
+        let error = refusal(c.create(&pod, &config).await)?;
+        ensure!(error.to_string().contains("RROUnsupported"), "{error}");
+        equal("the code", code::<()>(Err(error))?, Code::InvalidArgument)?;
+        // Without it the same is made.
+        if let Some(mount) = config.mounts.first_mut() {
+            mount.recursive_read_only = false;
+        }
+        c.create(&pod, &config).await?;
+    }
+    c.clean_up().await
+}
+
 async fn options(c: &Context) -> Result<()> {
     let directory = c.directory()?;
     fs::write(directory.join("program"), "#!/bin/sh\necho runs\n")?;
@@ -382,6 +414,47 @@ async fn owners(c: &Context) -> Result<()> {
     equal("the owners", c.output(&pod, &config).await?, "7000:8000\n7003:8004")?;
     let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(directory.join("file"))?);
     equal("the owner on the host", owner, 5)
+}
+
+async fn beyond(c: &Context) -> Result<()> {
+    let directory = c.directory()?;
+    for id in [9, 10] {
+        fs::write(directory.join(id.to_string()), "")?;
+        std::os::unix::fs::chown(directory.join(id.to_string()), Some(id), Some(id))?;
+    }
+    let pod = c.plain_pod().await?;
+    let mut config = c.script("stat -c %u:%g /mnt/9 /mnt/10");
+    let ids = |host_id| vec![IdMapping { host_id, container_id: 0, length: 10 }];
+    let mount = Mount {
+        uid_mappings: ids(7000),
+        gid_mappings: ids(8000),
+        ..mount(&directory, "/mnt")
+    };
+    config.mounts = vec![mount];
+    equal("the owners", c.output(&pod, &config).await?, "7009:8009\n65534:65534")
+}
+
+/// A volume of the host's own files keeps its attributes: nothing is relabelled or given away.
+async fn relabel(c: &Context) -> Result<()> {
+    if Path::new("/sys/fs/selinux/enforce").exists() {
+        return Ok(()); // there it has an effect
+    }
+    let directory = c.directory()?;
+    fs::write(directory.join("file"), "content")?;
+    let facts = || -> Result<String> {
+        let stat = |path: &str| program::output(Command::new("stat").args(["-c", "%u:%g:%a:%Z:%Y", path]));
+        let file = directory.join("file").display().to_string();
+        Ok(format!("{:?} {:?}", stat("/etc/hosts")?, stat(&file)?))
+    };
+    let before = facts()?;
+    let pod = c.plain_pod().await?;
+    let mut config = c.script("cat /mnt/file; test -s /host-hosts && echo there");
+    config.mounts = vec![
+        Mount { selinux_relabel: true, ..mount(&directory, "/mnt") },
+        Mount { selinux_relabel: true, ..mount(Path::new("/etc/hosts"), "/host-hosts") },
+    ];
+    equal("the content", c.output(&pod, &config).await?, "contentthere")?;
+    equal("the attributes", facts()?, before)
 }
 
 async fn unmappable(c: &Context) -> Result<()> {

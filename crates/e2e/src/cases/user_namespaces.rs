@@ -31,16 +31,15 @@ pub(super) const CASES: &[Case] = &[
     case!("userns.node_mode_is_the_nodes", node_mode).ours(),
     case!("userns.wrong_mappings_are_refused", wrong_mappings).ours(),
     case!("userns.container_must_have_its_pods", other_namespace).ours(),
-    case!("userns.handlers_that_cannot_map_refuse", handlers).ours(),
     case!("userns.status_tells_them", status).ours(),
     case!("userns.a_new_daemon_goes_on", restart).ours().alone(),
     case!("userns.cgroup_is_the_pods", cgroup).ours(),
 ];
 
-const FIRST: u32 = 400_000;
+pub(super) const FIRST: u32 = 400_000;
 const LENGTH: u32 = 65_536;
 
-fn range(host_id: u32, container_id: u32, length: u32) -> Vec<IdMapping> {
+pub(super) fn range(host_id: u32, container_id: u32, length: u32) -> Vec<IdMapping> {
     vec![IdMapping { host_id, container_id, length }]
 }
 
@@ -48,12 +47,12 @@ fn user(mode: NamespaceMode, uids: Vec<IdMapping>, gids: Vec<IdMapping>) -> User
     UserNamespace { mode: mode.into(), uids, gids }
 }
 
-fn usual() -> UserNamespace {
+pub(super) fn usual() -> UserNamespace {
     let ids = range(FIRST, 0, LENGTH);
     user(NamespaceMode::Pod, ids.clone(), ids)
 }
 
-fn option(userns: UserNamespace) -> NamespaceOption {
+pub(super) fn option(userns: UserNamespace) -> NamespaceOption {
     NamespaceOption {
         pid: NamespaceMode::Container.into(),
         userns_options: Some(userns),
@@ -61,7 +60,7 @@ fn option(userns: UserNamespace) -> NamespaceOption {
     }
 }
 
-fn pod_of(c: &Context, option: &NamespaceOption) -> Result<PodSandboxConfig> {
+pub(super) fn pod_of(c: &Context, option: &NamespaceOption) -> Result<PodSandboxConfig> {
     let mut config = c.pod()?;
     *namespaces(&mut config)? = option.clone();
     Ok(config)
@@ -76,12 +75,12 @@ fn with(mut config: ContainerConfig, option: &NamespaceOption) -> Result<Contain
     Ok(config)
 }
 
-fn of_usual(config: ContainerConfig) -> Result<ContainerConfig> {
+pub(super) fn of_usual(config: ContainerConfig) -> Result<ContainerConfig> {
     with(config, &option(usual()))
 }
 
 /// Where a container's own files are on the host.
-fn upper_of(c: &Context, id: &str) -> Result<std::path::PathBuf> {
+pub(super) fn upper_of(c: &Context, id: &str) -> Result<std::path::PathBuf> {
     let root = c.runtime.with_daemon(|daemon| Ok(daemon.root()))?;
     let path = root.join("snapshots/active").join(id).join("fs");
     ensure!(path.is_dir(), "{} is not there", path.display());
@@ -96,7 +95,7 @@ fn first_process(id: &str) -> Result<u32> {
     Ok(first.parse()?)
 }
 
-fn owner(path: &Path) -> Result<(u32, u32)> {
+pub(super) fn owner(path: &Path) -> Result<(u32, u32)> {
     let file = fs::symlink_metadata(path)?;
     Ok((file.uid(), file.gid()))
 }
@@ -352,25 +351,6 @@ async fn other_namespace(c: &Context) -> Result<()> {
     for config in [c.waiting(), with(c.waiting(), &other)?] {
         equal("the code", code(c.create(&pod, &config).await)?, Code::InvalidArgument)?;
     }
-    c.clean_up().await
-}
-
-/// Debian's runc maps no mounts, and would pass over what it does not know.
-async fn handlers(c: &Context) -> Result<()> {
-    let result = c.run_pod_by("runc", pod_of(c, &option(usual()))?).await;
-    let error = refusal(result)?.to_string();
-    ensure!(error.contains("\"runc\" does not support user namespaces"), "{error}");
-    let pod = c.run_pod_by("runc", c.pod()?).await?;
-    let ids = range(FIRST, 0, LENGTH);
-    let mut config = c.waiting();
-    config.mounts = vec![Mount {
-        host_path: c.directory()?.display().to_string(),
-        container_path: "/mapped".to_owned(),
-        uid_mappings: ids.clone(),
-        gid_mappings: ids,
-        ..Mount::default()
-    }];
-    equal("the code", code(c.create(&pod, &config).await)?, Code::InvalidArgument)?;
     c.clean_up().await
 }
 

@@ -115,7 +115,7 @@ async fn two_ways(c: &Context) -> Result<()> {
 }
 
 /// Publishes an image of the case's own.
-async fn publish(c: &Context, name: &str, image: &Image) -> Result<String> {
+pub(super) async fn publish(c: &Context, name: &str, image: &Image) -> Result<String> {
     let mut layout = Layout::new(&c.directory()?)?;
     layout.add("it", image)?;
     let name = format!("e2e/{name}:1");

@@ -12,10 +12,12 @@ use serde_json::{Value, json};
 use types::{IdMapping, UserNamespace};
 
 use crate::bench::{Bench, read_link};
+use crate::filesystems::{LONG_LAYERS, with_long_paths};
 use crate::harness::{Case, wait_readable};
 
 pub const CASES: &[Case] = &[
     ("users::files_are_the_namespaces", files_are_the_namespaces),
+    ("users::layers_that_fit_no_call_are_mapped", layers_that_fit_no_call_are_mapped),
     ("users::root_has_no_power_over_the_host", root_has_no_power_over_the_host),
     ("users::devices_work", devices_work),
     ("users::mounts_may_be_made_inside", mounts_may_be_made_inside),
@@ -122,6 +124,13 @@ fn files_are_the_namespaces() {
     assert_eq!(owner(&bench.image("bin/busybox")), (0, 0), "the layer is as it was");
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("read");
     assert!(!mounts.contains(&*bench.image("").to_string_lossy()), "the host has no mount of it");
+}
+
+fn layers_that_fit_no_call_are_mapped() {
+    let mut users = Users::new();
+    let bench = with_long_paths(&mut users.bench);
+    let outcome = bench.run("ls / | grep -c file; stat -c %u:%g /file0 /file150");
+    assert_eq!(outcome.stdout, format!("{LONG_LAYERS}\n0:0\n0:0\n"), "{outcome:?}");
 }
 
 fn root_has_no_power_over_the_host() {

@@ -332,7 +332,8 @@ impl Context {
     /// # Errors
     /// As the runtime says, or if the script fails.
     pub async fn sh(&self, id: &str, script: &str) -> Result<String> {
-        let answer = self.exec_for(id, &["sh", "-c", script], 30).await?;
+        let limit = i64::try_from(patient(PATIENCE).as_secs())?;
+        let answer = self.exec_for(id, &["sh", "-c", script], limit).await?;
         let error = String::from_utf8_lossy(&answer.stderr).into_owned();
         ensure!(answer.exit_code == 0, "{script}: exit code {}: {error}", answer.exit_code);
         Ok(String::from_utf8_lossy(&answer.stdout).trim_end().to_owned())

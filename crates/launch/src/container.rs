@@ -51,8 +51,8 @@ fn set_up(launch: &ContainerLaunch<'_>, token: &ChildToken, voice: &Voice) -> Do
     sources.notices().iter().for_each(|text| voice.notice(text));
     match devices {
         _ if !dev.is_ours() => {}
-        None => devices::make(&spec, &root)?,
-        Some(devices) => devices.bind(&root)?,
+        None => devices::make(&spec, &root, &proc)?,
+        Some(devices) => devices.bind(&root, &proc)?,
     }
     let cwd = pivot::ensure_cwd(&root, process.cwd())?;
     drop(cwd);

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Spec};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
+use rustix::fs::{Access, AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use sys::mount::{ATTR_NOEXEC, ATTR_NOSUID, MountAttr};
@@ -15,11 +15,11 @@ use crate::user::User;
 use crate::{ChildFailure, Step, filesystem};
 
 /// Makes the devices that every container has and those of the spec, and the usual links.
-pub(crate) fn make(spec: &Spec, root: &OwnedFd) -> Done {
+pub(crate) fn make(spec: &Spec, root: &OwnedFd, proc: &OwnedFd) -> Done {
     for device in list(spec)? {
         make_device(root, &device)?;
     }
-    make_links(root)
+    make_links(root, proc)
 }
 
 /// Nodes that were made elsewhere, to be bound into the container.
@@ -65,11 +65,11 @@ pub(crate) fn make_elsewhere(spec: &Spec, user: &User, place: &Path) -> Done<Bou
 
 impl Bound {
     /// Binds the nodes below the container's root and makes the usual links.
-    pub(crate) fn bind(self, root: &OwnedFd) -> Done {
+    pub(crate) fn bind(self, root: &OwnedFd, proc: &OwnedFd) -> Done {
         for (path, tree) in self.0 {
             attach_device(root, &path, &tree)?;
         }
-        make_links(root)
+        make_links(root, proc)
     }
 }
 
@@ -104,7 +104,7 @@ fn list(spec: &Spec) -> Done<Vec<Device>> {
     Ok(all)
 }
 
-fn make_links(root: &OwnedFd) -> Done {
+fn make_links(root: &OwnedFd, proc: &OwnedFd) -> Done {
     let dev = sys::root::mkdir_p(root, Path::new("/dev")).during_on(
         Step::Device,
         "failed to open",
@@ -112,6 +112,10 @@ fn make_links(root: &OwnedFd) -> Done {
     )?;
     for (name, target) in LINKS {
         make_link(&dev, name, target)?;
+    }
+    // Some kernels have none; what reads it looks for the link first.
+    if rustix::fs::accessat(proc, "kcore", Access::EXISTS, AtFlags::empty()).is_ok() {
+        make_link(&dev, "core", "/proc/kcore")?;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::Spec;
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use crate::namespaces::{Kind, Plan};
 use crate::step::{Done, During};
@@ -39,10 +40,15 @@ pub(crate) fn set(proc: &OwnedFd, key: &str, value: &str, has_own: impl Fn(Kind)
         return Err(refused(key, "has a value of several lines"));
     }
     let path: PathBuf = ["sys"].into_iter().chain(parts).collect();
-    let during = format!("failed to set the kernel parameter {key}");
     let file = sys::root::open_in_mount(proc, &path, OFlags::WRONLY);
-    let mut file = File::from(file.during(Step::Sysctl, &during)?);
-    file.write_all(value.as_bytes()).during(Step::Sysctl, &during)
+    let set = file.and_then(|file| File::from(file).write_all(value.as_bytes()));
+    let why = match set.as_ref().err().and_then(Errno::from_io_error) {
+        Some(Errno::NOENT) => "does not exist in the pod's namespace with this kernel".to_owned(),
+        Some(Errno::INVAL) => format!("does not take the value {value:?}"),
+        _ => return set.during(Step::Sysctl, &format!("failed to set the kernel parameter {key}")),
+    };
+    let errno = set.err().and_then(|error| error.raw_os_error());
+    Err(ChildFailure { errno, ..refused(key, &why) })
 }
 
 fn refused(key: &str, why: &str) -> ChildFailure {

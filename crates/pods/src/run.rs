@@ -7,8 +7,9 @@
 
 use std::{path::Path, sync::Arc};
 
-use monitor_client::{CgroupPlacement, MakeSandbox, ReaperRequest, UserRequest};
+use monitor_client::{CgroupPlacement, Failure, MakeSandbox, ReaperRequest, UserRequest};
 use network::{AttachRequest, DetachRequest};
+use rustix::io::Errno;
 use state::Durability;
 use tracing::{info, warn};
 use types::{NamespaceMode, PidMode, SandboxConfig, SandboxId};
@@ -216,10 +217,19 @@ async fn make_namespaces(task: &mut PodTask) -> Result<()> {
     let monitor = task.handle.monitor().ok_or(Error::Stopping)?;
     let made = monitor.make_sandbox(request).await;
     release(holder).await;
-    made.map(drop).map_err(|source| Error::Monitor {
-        what: format!("make the namespaces of sandbox {}", task.id()),
-        source: Box::new(source),
+    made.map(drop).map_err(|source| {
+        let what = format!("make the namespaces of sandbox {}", task.id());
+        match source.failure().filter(|failure| is_bad_sysctl(failure)) {
+            Some(failure) => Error::Invalid(format!("failed to {what}: {failure}")),
+            None => Error::Monitor { what, source: Box::new(source) },
+        }
     })
+}
+
+/// Whether a kernel parameter is none here, or does not take the value that was asked for.
+fn is_bad_sysctl(failure: &Failure) -> bool {
+    let refused = [Errno::NOENT, Errno::INVAL].map(Errno::raw_os_error);
+    failure.step.as_deref() == Some("sysctl") && failure.errno.is_some_and(|e| refused.contains(&e))
 }
 
 async fn attach(task: &PodTask) -> Result<Option<network::Attachment>> {

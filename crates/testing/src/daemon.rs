@@ -12,9 +12,12 @@ use rustix::process::Signal;
 
 use crate::audit::Scope;
 use crate::program::{self, Program};
-use crate::{Ground, cgroup};
+use crate::{Ground, cgroup, wait};
 
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long it stays for its sessions beside its successor: cases end them, not the time.
+const SESSIONS_DRAIN: Duration = Duration::from_secs(60);
 
 /// What may differ between daemons.
 #[derive(Clone, Debug, Default)]
@@ -304,6 +307,7 @@ fn configuration(ground: &Ground, directory: &Path, options: &DaemonOptions) -> 
          registries_conf = {}\n\n\
          [network]\nconf_dir = {conf_dir:?}\nbin_dirs = [{}]\n\
          netns_dir = {}\nbridge = {:?}\nsubnet = {:?}\n{}\n\n\
+         [streaming]\ndrain_timeout_s = {}\n\n\
          [cgroups]\ndriver = {driver:?}\nparent = {parent:?}\n{}",
         quoted(&options.certs_dir),
         quoted(&directory.join("policy.json")),
@@ -313,6 +317,7 @@ fn configuration(ground: &Ground, directory: &Path, options: &DaemonOptions) -> 
         ground.bridge(),
         ground.subnet(),
         options.network,
+        wait::patient(SESSIONS_DRAIN).as_secs(),
         options.tables,
     )
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
+use testing::wait::patient;
 use tokio::process::Command;
 
 use crate::case;
@@ -60,7 +61,7 @@ impl<'a> Shell<'a> {
         let mut command = Command::new(command_line()?);
         command.args(["--runtime-endpoint", &endpoint, "--timeout", "60s"]).args(arguments);
         command.stdin(std::process::Stdio::null()).kill_on_drop(true);
-        let output = tokio::time::timeout(LIMIT, command.output()).await;
+        let output = tokio::time::timeout(patient(LIMIT), command.output()).await;
         Ok(output.with_context(|| format!("{arguments:?} does not end"))??)
     }
 
@@ -204,7 +205,7 @@ async fn notify(c: &Context) -> Result<()> {
     let directory = c.directory()?;
     let address = directory.join("notify");
     let socket = UnixDatagram::bind(&address)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(patient(PATIENCE)))?;
     let mut daemon = Command::new(command_line()?);
     daemon.arg("serve").arg("--root").arg(directory.join("root"));
     daemon.arg("--state").arg(directory.join("state"));

@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
+use testing::wait::patient;
 
 use super::streaming::served;
 use crate::case;
@@ -46,7 +47,7 @@ async fn run(mut command: Command, input: &'static str) -> Result<Output> {
         drop(stdin);
         Ok(child.wait_with_output()?)
     };
-    let limit = std::time::Duration::from_secs(60);
+    let limit = patient(std::time::Duration::from_secs(60));
     tokio::time::timeout(limit, tokio::task::spawn_blocking(work)).await??
 }
 

@@ -22,6 +22,7 @@ pub(super) const CASES: &[Case] = &[
     case!("field.pods_overhead_and_resources_are_told", pod_resources).ours(),
     case!("field.pods_profiles_and_users_are_checked", pod_checks).ours(),
     case!("field.sysctl_values_that_inject_are_refused", sysctl_values).ours(),
+    case!("field.sysctls_that_the_kernel_refuses", sysctls_of_no_kernel).ours(),
     case!("field.sysctls_of_the_node_are_refused", sysctls_of_the_node).ours(),
     case!("field.selinux_is_refused_where_it_is_not_active", selinux).ours(),
     case!("field.apparmor_profile_that_is_not_loaded_is_refused", apparmor).ours(),
@@ -149,6 +150,21 @@ async fn sysctl_values(c: &Context) -> Result<()> {
         equal(name, with_sysctl(c, name, "1").await?, Code::InvalidArgument)?;
     }
     equal("the canary", fs::read_to_string("/proc/sys/kernel/core_pattern")?, canary)
+}
+
+/// What the kernel alone knows: there is no such one, or it does not take the value.
+async fn sysctls_of_no_kernel(c: &Context) -> Result<()> {
+    for (name, value, why) in [
+        ("net.ipv4.no_such_thing", "1", "\"net.ipv4.no_such_thing\" does not exist"),
+        ("net.ipv4.tcp_syncookies", "many", "\"net.ipv4.tcp_syncookies\" does not take the value"),
+    ] {
+        let mut config = c.pod()?;
+        config.linux.as_mut().context("no Linux part")?.sysctls = map(&[(name, value)]);
+        let error = refusal(c.run_pod(config).await)?;
+        ensure!(error.to_string().contains(why), "{error}");
+        equal(name, code::<()>(Err(error))?, Code::InvalidArgument)?;
+    }
+    Ok(())
 }
 
 async fn sysctls_of_the_node(c: &Context) -> Result<()> {

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use cri_proto::v1::ContainerState;
+use testing::wait::patient;
 
 use crate::case;
 use crate::case::Case;
@@ -36,7 +37,7 @@ async fn graceful(c: &Context) -> Result<()> {
     let id = ready(c, &pod, "trap 'exit 3' TERM; echo ready; tail -f /dev/null & wait").await?;
     let begun = Instant::now();
     c.stop(&id, 60).await?;
-    ensure!(begun.elapsed() < Duration::from_secs(10), "it took {:?}", begun.elapsed());
+    ensure!(begun.elapsed() < patient(Duration::from_secs(10)), "it took {:?}", begun.elapsed());
     let status = c.status(&id).await?;
     equal("the state", status.state(), ContainerState::ContainerExited)?;
     equal("the code", status.exit_code, 3)
@@ -49,7 +50,7 @@ async fn deaf(c: &Context) -> Result<()> {
     c.stop(&id, 2).await?;
     let took = begun.elapsed();
     ensure!(took >= Duration::from_millis(1900), "killed after {took:?}");
-    ensure!(took < Duration::from_secs(12), "killed after {took:?}");
+    ensure!(took < patient(Duration::from_secs(12)), "killed after {took:?}");
     equal("the code", c.status(&id).await?.exit_code, 137)
 }
 
@@ -58,7 +59,7 @@ async fn zero(c: &Context) -> Result<()> {
     let id = ready(c, &pod, "trap 'sleep 50' TERM; echo ready; tail -f /dev/null & wait").await?;
     let begun = Instant::now();
     c.stop(&id, 0).await?;
-    ensure!(begun.elapsed() < Duration::from_secs(10), "it took {:?}", begun.elapsed());
+    ensure!(begun.elapsed() < patient(Duration::from_secs(10)), "it took {:?}", begun.elapsed());
     equal("the code", c.status(&id).await?.exit_code, 137)
 }
 
@@ -106,13 +107,13 @@ async fn shorter(c: &Context) -> Result<()> {
     let pod = c.plain_pod().await?;
     let id = ready(c, &pod, "trap '' TERM; echo ready; tail -f /dev/null & wait").await?;
     let begun = Instant::now();
-    let first = c.stop(&id, 50);
+    let first = c.stop(&id, 500);
     let second = async {
         tokio::time::sleep(Duration::from_millis(300)).await;
         c.stop(&id, 1).await
     };
     tokio::try_join!(first, second)?;
-    ensure!(begun.elapsed() < Duration::from_secs(20), "it took {:?}", begun.elapsed());
+    ensure!(begun.elapsed() < patient(Duration::from_secs(20)), "it took {:?}", begun.elapsed());
     equal("the code", c.status(&id).await?.exit_code, 137)
 }
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use streaming::client::{Ports, RemoteCommand, Transport, Trust};
 use streaming::{Outcome, Streams};
+use testing::wait::patient;
 use tokio::io::AsyncReadExt as _;
 
 use super::restart::monitor_of;
@@ -38,7 +39,7 @@ async fn says(session: &mut RemoteCommand, text: &str) -> Result<()> {
         }
         false
     };
-    let found = tokio::time::timeout(PATIENCE, reading).await.unwrap_or(false);
+    let found = tokio::time::timeout(patient(PATIENCE), reading).await.unwrap_or(false);
     ensure!(found, "{text:?} does not come: {seen:?}");
     Ok(())
 }
@@ -73,11 +74,12 @@ async fn killed(c: &Context) -> Result<()> {
         c.runtime.kill()?;
 
         for (what, session) in [("exec", executing), ("attach", attached)] {
-            let outcome = tokio::time::timeout(PATIENCE, session.ended()).await.context(what)?;
+            let outcome =
+                tokio::time::timeout(patient(PATIENCE), session.ended()).await.context(what)?;
             ensure!(matches!(outcome, Outcome::Failed(_)), "{what}: {outcome:?}");
         }
-        tokio::time::timeout(PATIENCE, closed.wait()).await.context("port-forward")?;
-        let read = tokio::time::timeout(PATIENCE, ours.read(&mut [0; 16])).await;
+        tokio::time::timeout(patient(PATIENCE), closed.wait()).await.context("port-forward")?;
+        let read = tokio::time::timeout(patient(PATIENCE), ours.read(&mut [0; 16])).await;
         equal("the forwarded connection", read.context("it stays open")??, 0)?;
         forwarding.abort();
         c.runtime.launch().await?;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
+use std::path::Path;
 
 use serde_json::json;
 use sys::pidfd::Exit;
@@ -208,12 +209,16 @@ fn devices_are_there() {
         "stat -c '%n %t:%T %a %u:%g' /dev/null /dev/zero /dev/full /dev/random /dev/urandom \
             /dev/tty /dev/net/tun
          for l in fd stdin stdout stderr ptmx; do readlink /dev/$l; done; test -p /dev/pipe && echo p
-         echo x > /dev/null && head -c 2 /dev/zero | wc -c",
+         echo x > /dev/null && head -c 2 /dev/zero | wc -c; readlink /dev/core",
     );
-    let expected = "/dev/null 1:3 666 0:0\n/dev/zero 1:5 666 0:0\n/dev/full 1:7 666 0:0\n\
+    // As runc does it: where the kernel has it.
+    let core = if Path::new("/proc/kcore").exists() { "/proc/kcore\n" } else { "" };
+    let expected = format!(
+        "/dev/null 1:3 666 0:0\n/dev/zero 1:5 666 0:0\n/dev/full 1:7 666 0:0\n\
         /dev/random 1:8 666 0:0\n/dev/urandom 1:9 666 0:0\n/dev/tty 5:0 666 0:0\n\
         /dev/net/tun a:c8 640 7:8\n/proc/self/fd\n/proc/self/fd/0\n/proc/self/fd/1\n\
-        /proc/self/fd/2\npts/ptmx\np\n2\n";
+        /proc/self/fd/2\npts/ptmx\np\n2\n{core}"
+    );
     assert_eq!(outcome.stdout, expected, "{outcome:?}");
 }
 

@@ -72,12 +72,12 @@ calls! {
             Version, RunPodSandbox, StopPodSandbox, RemovePodSandbox, PodSandboxStatus, ListPodSandbox,
             CreateContainer, StartContainer, StopContainer, RemoveContainer, ListContainers, ContainerStatus,
             ReopenContainerLog, ExecSync, Exec, Attach, PortForward, Status, RuntimeConfig,
-            UpdateContainerResources, UpdateRuntimeConfig,
+            UpdateContainerResources, UpdateRuntimeConfig, GetContainerEvents, UpdatePodSandboxResources,
         ],
         unimplemented: [
             ContainerStats, ListContainerStats,
-            PodSandboxStats, ListPodSandboxStats, CheckpointContainer, GetContainerEvents,
-            ListMetricDescriptors, ListPodSandboxMetrics, UpdatePodSandboxResources, StreamPodSandboxes,
+            PodSandboxStats, ListPodSandboxStats, CheckpointContainer,
+            ListMetricDescriptors, ListPodSandboxMetrics, StreamPodSandboxes,
             StreamContainers, StreamContainerStats, StreamPodSandboxStats, StreamPodSandboxMetrics, CheckpointPod,
             RestorePod,
         ]
@@ -311,6 +311,20 @@ impl v1::runtime_service_server::RuntimeService for Server {
         request: Request<v1::UpdateRuntimeConfigRequest>,
     ) -> Result<Response<v1::UpdateRuntimeConfigResponse>, Status> {
         delegate!(self, request, "UpdateRuntimeConfig", on_update_runtime_config)
+    }
+
+    async fn get_container_events(
+        &self,
+        request: Request<v1::GetEventsRequest>,
+    ) -> Result<Response<BoxStream<v1::ContainerEventResponse>>, Status> {
+        delegate!(self, request, "GetContainerEvents", on_get_container_events)
+    }
+
+    async fn update_pod_sandbox_resources(
+        &self,
+        request: Request<v1::UpdatePodSandboxResourcesRequest>,
+    ) -> Result<Response<v1::UpdatePodSandboxResourcesResponse>, Status> {
+        delegate!(self, request, "UpdatePodSandboxResources", on_update_pod_sandbox_resources)
     }
 }
 

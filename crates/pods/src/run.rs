@@ -11,7 +11,7 @@ use monitor_client::{CgroupPlacement, MakeSandbox, ReaperRequest, UserRequest};
 use network::{AttachRequest, DetachRequest};
 use state::Durability;
 use tracing::{info, warn};
-use types::{NamespaceMode, PidMode, SandboxConfig, SandboxId};
+use types::{LinuxResources, NamespaceMode, PidMode, SandboxConfig, SandboxId};
 
 use crate::{
     error::{Error, Result},
@@ -119,6 +119,7 @@ fn plan(inner: &Inner, config: &SandboxConfig) -> Result<SandboxRecord> {
         attachment: None,
         cgroup_parent,
         owns_cgroup_parent,
+        limits: LinuxResources::default(),
         damage: String::new(),
         id,
     })

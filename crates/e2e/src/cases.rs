@@ -10,6 +10,7 @@ mod cni;
 mod containers;
 mod devices;
 mod disk;
+mod events;
 mod exec;
 mod fields;
 mod handlers;
@@ -23,6 +24,7 @@ mod mounts;
 mod namespaces;
 mod network;
 mod node;
+mod pod_resources;
 mod pods;
 mod process_security;
 mod protocol;
@@ -53,6 +55,7 @@ pub fn all() -> Vec<Case> {
         containers::CASES,
         devices::CASES,
         disk::CASES,
+        events::CASES,
         exec::CASES,
         fields::CASES,
         handlers::CASES,
@@ -66,6 +69,7 @@ pub fn all() -> Vec<Case> {
         namespaces::CASES,
         network::CASES,
         node::CASES,
+        pod_resources::CASES,
         pods::CASES,
         process_security::CASES,
         protocol::CASES,

@@ -66,8 +66,7 @@ impl PodTask {
         let mut limits = self.record.limits.clone();
         if self.record.owns_cgroup_parent {
             let none = LinuxResources::default();
-            let sum =
-                sum(resources.as_ref().unwrap_or(&none), overhead.as_ref().unwrap_or(&none));
+            let sum = sum(resources.as_ref().unwrap_or(&none), overhead.as_ref().unwrap_or(&none));
             let change = asked_of(sum, &asked);
             let new = update::merged(&limits, &change);
             self.change_pod_limits(change, new.clone()).await?;

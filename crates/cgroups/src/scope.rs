@@ -23,6 +23,10 @@ use crate::{
 /// or still, and no cgroup.
 const PASSING: Duration = Duration::from_secs(5);
 
+/// Where systemd keeps the limits of units that are not transient, as slices, until the
+/// machine restarts: longer than the slice is there.
+const KEPT_LIMITS: &str = "/run/systemd/system.control";
+
 /// What the driver works with.
 #[derive(Debug)]
 pub(crate) struct Scopes {
@@ -162,7 +166,9 @@ impl Cgroup {
         }
         if let Err(error) = scopes.systemd.stop(unit) {
             tracing::warn!(unit, error = %with_cause(&error), "a slice remains");
+            return;
         }
+        forget_limits(unit);
     }
 
     fn is_populated(&self) -> bool {
@@ -170,6 +176,16 @@ impl Cgroup {
         let text = read(&events).ok().flatten();
         text.and_then(|text| value_of(&text, "populated")).is_some_and(|value| value != 0)
     }
+}
+
+/// Takes away what systemd kept of the limits of a slice that is gone.
+fn forget_limits(unit: &str) {
+    let dir = std::path::Path::new(KEPT_LIMITS).join(format!("{unit}.d"));
+    for name in unit::LIMITS {
+        let _ = fs::remove_file(dir.join(format!("50-{name}.conf")));
+    }
+    // What somebody else has set stays.
+    let _ = fs::remove_dir(dir);
 }
 
 fn with_cause(error: &CgroupError) -> String {

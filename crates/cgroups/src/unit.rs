@@ -13,6 +13,22 @@ const PREFIX: &str = "corten";
 const SLICE: &str = ".slice";
 const SCOPE: &str = ".scope";
 
+/// The limits that are set of units.
+pub(crate) const LIMITS: [&str; 12] = [
+    "MemoryMax",
+    "MemoryHigh",
+    "MemoryLow",
+    "MemoryMin",
+    "MemorySwapMax",
+    "CPUWeight",
+    "CPUQuotaPeriodUSec",
+    "CPUQuota",
+    "CPUQuotaPerSecUSec",
+    "TasksMax",
+    "AllowedCPUs",
+    "AllowedMemoryNodes",
+];
+
 /// "No limit", where systemd takes a number.
 const INFINITY: u64 = u64::MAX;
 

@@ -160,6 +160,8 @@ async fn serve(settings: ::config::Config, lock: RootLock) -> anyhow::Result<Opt
     }
     notify::tell("STOPPING=1");
     stop.send_replace(true);
+    // Streams without an end of their own would hold the drain up.
+    daemon.pods.end_events();
     let answered = drain(servers, Duration::from_secs(settings.server.drain_timeout_s)).await;
     let sessions = streaming.await.context("the streaming server died")?;
     let patience = Duration::from_secs(settings.streaming.drain_timeout_s);

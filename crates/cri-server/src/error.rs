@@ -21,6 +21,7 @@ fn code(error: &Error) -> Code {
         Error::ImageVolume { .. } => Code::Unknown,
         Error::NameTaken(_) => Code::AlreadyExists,
         Error::WrongState(_) => Code::FailedPrecondition,
+        Error::Overrun(_) | Error::TooManyListeners(_) => Code::ResourceExhausted,
         Error::Timeout { .. } | Error::ExecTimeout { .. } => Code::DeadlineExceeded,
         Error::Start { .. } | Error::ImageDenied(_) | Error::Port { .. } => Code::Unknown,
         Error::Monitor { source, .. } if source.is_deadline() => Code::DeadlineExceeded,

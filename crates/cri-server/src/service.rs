@@ -76,11 +76,11 @@ calls! {
             ReopenContainerLog, ExecSync, Exec, Attach, PortForward, Status, RuntimeConfig,
             UpdateContainerResources, UpdateRuntimeConfig,
             ContainerStats, ListContainerStats, PodSandboxStats, ListPodSandboxStats,
+            GetContainerEvents, UpdatePodSandboxResources,
             StreamPodSandboxes, StreamContainers, StreamContainerStats, StreamPodSandboxStats,
         ],
         unimplemented: [
-            CheckpointContainer, GetContainerEvents,
-            ListMetricDescriptors, ListPodSandboxMetrics, UpdatePodSandboxResources,
+            CheckpointContainer, ListMetricDescriptors, ListPodSandboxMetrics,
             StreamPodSandboxMetrics, CheckpointPod, RestorePod,
         ]
     }
@@ -370,6 +370,20 @@ impl v1::runtime_service_server::RuntimeService for Server {
         request: Request<v1::StreamPodSandboxStatsRequest>,
     ) -> Result<Response<BoxStream<v1::StreamPodSandboxStatsResponse>>, Status> {
         delegate!(self, request, "StreamPodSandboxStats", on_stream_pod_sandbox_stats)
+    }
+
+    async fn get_container_events(
+        &self,
+        request: Request<v1::GetEventsRequest>,
+    ) -> Result<Response<BoxStream<v1::ContainerEventResponse>>, Status> {
+        delegate!(self, request, "GetContainerEvents", on_get_container_events)
+    }
+
+    async fn update_pod_sandbox_resources(
+        &self,
+        request: Request<v1::UpdatePodSandboxResourcesRequest>,
+    ) -> Result<Response<v1::UpdatePodSandboxResourcesResponse>, Status> {
+        delegate!(self, request, "UpdatePodSandboxResources", on_update_pod_sandbox_resources)
     }
 }
 

@@ -11,6 +11,7 @@ mod containers;
 mod cycles;
 mod devices;
 mod disk;
+mod events;
 mod exec;
 mod fields;
 mod handlers;
@@ -26,6 +27,7 @@ mod mounts;
 mod namespaces;
 mod network;
 mod node;
+mod pod_resources;
 mod pods;
 mod process_security;
 mod protocol;
@@ -59,6 +61,7 @@ pub fn all() -> Vec<Case> {
         containers::CASES,
         devices::CASES,
         disk::CASES,
+        events::CASES,
         exec::CASES,
         fields::CASES,
         handlers::CASES,
@@ -74,6 +77,7 @@ pub fn all() -> Vec<Case> {
         namespaces::CASES,
         network::CASES,
         node::CASES,
+        pod_resources::CASES,
         pods::CASES,
         process_security::CASES,
         protocol::CASES,

@@ -252,6 +252,10 @@ impl PodTask {
         let bundle = self.files.bundle(id);
         let program = self.program(&monitor, &record.config)?;
         let group = spec::make_cgroup(&self.inner, &record, &bundle, program.is_some()).await?;
+        if let Err(error) = self.limit_pod().await {
+            crate::run::release(group.holder).await;
+            return Err(error);
+        }
         let active = self.inner.services.snapshots.get(id).ok_or_else(|| {
             Error::WrongState(format!("the root file system of container {id} is gone"))
         })?;

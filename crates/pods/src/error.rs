@@ -44,6 +44,12 @@ pub enum Error {
     /// The object is in a state in which this cannot be done.
     #[error("{0}")]
     WrongState(String),
+    /// Someone who listens to events did not take them in time.
+    #[error("{0} events were not taken in time, later ones are lost: list anew, then listen again")]
+    Overrun(usize),
+    /// Too many listen to events.
+    #[error("{0} clients listen to events already")]
+    TooManyListeners(usize),
     /// A step did not end in its time.
     #[error("{what} did not end within {} s", .within.as_secs())]
     Timeout {

@@ -1,5 +1,6 @@
 //! What List and Status answer from: the records, in memory, published by the
-//! tasks that own the pods. Locks are held for look-ups only.
+//! tasks that own the pods. Locks are held for look-ups only, and for giving the events
+//! that follow from a change to the queues of those who listen ([`crate::events`]).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -10,21 +11,27 @@ use parking_lot::RwLock;
 use types::{ContainerId, SandboxId};
 
 use crate::{
+    clock::Clock,
     error::{Error, Result},
+    events::{EventFigures, EventKind, Listeners, PodEvent, Queue, container_steps, sandbox_steps},
     record::{ContainerRecord, ContainerState, SandboxRecord},
     task::PodHandle,
 };
 
 /// The records of all pods.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Index {
     inner: RwLock<Inner>,
+    clock: Arc<Clock>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
     sandboxes: BTreeMap<SandboxId, (Arc<SandboxRecord>, PodHandle)>,
     containers: BTreeMap<ContainerId, Arc<ContainerRecord>>,
+    listeners: Listeners,
+    /// Whether what another daemon left is being taken up.
+    recovering: bool,
 }
 
 /// Which sandboxes are wanted; all conditions must hold.
@@ -100,21 +107,121 @@ where
     }
 }
 
+impl Inner {
+    fn of_pod(&self, sandbox: &SandboxId) -> Vec<Arc<ContainerRecord>> {
+        self.containers.values().filter(|r| r.sandbox_id == *sandbox).cloned().collect()
+    }
+
+    /// Tells what has just been changed here.
+    fn tell(&mut self, clock: &Clock, sandbox: &SandboxId, id: &str, steps: &[EventKind]) {
+        if steps.is_empty() || !self.listeners.wanted(self.recovering) {
+            return;
+        }
+        // A container without its sandbox is one that a recovery has not listed yet.
+        let Some((sandbox, _)) = self.sandboxes.get(sandbox).cloned() else { return };
+        self.tell_of(clock, &sandbox, id, steps);
+    }
+
+    fn tell_of(
+        &mut self,
+        clock: &Clock,
+        sandbox: &Arc<SandboxRecord>,
+        id: &str,
+        steps: &[EventKind],
+    ) {
+        let containers = self.of_pod(&sandbox.id);
+        for kind in steps {
+            let event = PodEvent {
+                id: id.to_owned(),
+                kind: *kind,
+                at_ns: clock.now_ns(),
+                sandbox: sandbox.clone(),
+                containers: containers.clone(),
+            };
+            self.listeners.tell(event, self.recovering);
+        }
+    }
+}
+
 impl Index {
+    /// Makes an index of nothing, which is being recovered.
+    pub(crate) fn new(clock: Arc<Clock>) -> Self {
+        let inner = Inner {
+            sandboxes: BTreeMap::new(),
+            containers: BTreeMap::new(),
+            listeners: Listeners::default(),
+            recovering: true,
+        };
+        Self { inner: RwLock::new(inner), clock }
+    }
+
+    /// Publishes a pod as its records have it: nothing has happened to it.
+    pub(crate) fn found(
+        &self,
+        record: Arc<SandboxRecord>,
+        handle: PodHandle,
+        containers: impl IntoIterator<Item = Arc<ContainerRecord>>,
+    ) {
+        let mut inner = self.inner.write();
+        inner.sandboxes.insert(record.id.clone(), (record, handle));
+        inner.containers.extend(containers.into_iter().map(|record| (record.id.clone(), record)));
+    }
+
     pub(crate) fn publish_sandbox(&self, record: Arc<SandboxRecord>, handle: PodHandle) {
-        self.inner.write().sandboxes.insert(record.id.clone(), (record, handle));
+        let mut inner = self.inner.write();
+        let (id, ready) = (record.id.clone(), record.is_ready());
+        let old = inner.sandboxes.insert(id.clone(), (record, handle));
+        let steps = sandbox_steps(old.map(|(old, _)| old.is_ready()), ready);
+        inner.tell(&self.clock, &id, id.as_str(), steps);
     }
 
     pub(crate) fn publish_container(&self, record: Arc<ContainerRecord>) {
-        self.inner.write().containers.insert(record.id.clone(), record);
+        let mut inner = self.inner.write();
+        let (id, sandbox) = (record.id.clone(), record.sandbox_id.clone());
+        let new = StateKind::of(&record.state);
+        let old = inner.containers.insert(id.clone(), record);
+        let steps = container_steps(old.map(|old| StateKind::of(&old.state)), new);
+        inner.tell(&self.clock, &sandbox, id.as_str(), steps);
     }
 
     pub(crate) fn forget_sandbox(&self, id: &SandboxId) {
-        self.inner.write().sandboxes.remove(id);
+        let mut inner = self.inner.write();
+        let Some((record, _)) = inner.sandboxes.remove(id) else { return };
+        if inner.listeners.wanted(inner.recovering) {
+            inner.tell_of(&self.clock, &record, id.as_str(), &[EventKind::Deleted]);
+        }
     }
 
     pub(crate) fn forget_container(&self, id: &ContainerId) {
-        self.inner.write().containers.remove(id);
+        let mut inner = self.inner.write();
+        let Some(record) = inner.containers.remove(id) else { return };
+        inner.tell(&self.clock, &record.sandbox_id, id.as_str(), &[EventKind::Deleted]);
+    }
+
+    pub(crate) fn join(&self) -> Result<Queue> {
+        self.inner.write().listeners.join()
+    }
+
+    pub(crate) fn leave(&self, number: u64) {
+        self.inner.write().listeners.leave(number);
+    }
+
+    /// Lets all go who listen.
+    pub(crate) fn close(&self) {
+        self.inner.write().listeners.close();
+    }
+
+    /// Ends the recovery; tells whether that was not done before.
+    pub(crate) fn end_of_recovery(&self) -> bool {
+        std::mem::replace(&mut self.inner.write().recovering, false)
+    }
+
+    pub(crate) fn forget_recovered(&self) {
+        self.inner.write().listeners.forget_recovered();
+    }
+
+    pub(crate) fn figures(&self) -> EventFigures {
+        self.inner.read().listeners.figures()
     }
 
     pub(crate) fn sandbox(&self, id: &str) -> Result<Option<(Arc<SandboxRecord>, PodHandle)>> {

@@ -15,6 +15,7 @@ mod clock;
 mod container;
 mod ending;
 mod error;
+mod events;
 mod exec;
 mod files;
 mod filters;
@@ -34,10 +35,12 @@ mod service;
 mod spec;
 mod task;
 mod update;
+mod update_sandbox;
 mod volumes;
 
 pub use cgroups::Driver as CgroupDriver;
 pub use error::{Error, Result};
+pub use events::{EventFeed, EventFigures, EventKind, PodEvent};
 pub use exec::ExecOutput;
 pub use handlers::{Handler, HandlerFeatures};
 pub use index::{ContainerFilter, SandboxFilter, StateKind};
@@ -49,6 +52,7 @@ pub use record::{
 pub use recover::Recovered;
 pub use service::{Options, Pods, Services};
 pub use spec::supports_recursive_read_only;
+pub use update_sandbox::PodResources;
 
 /// The name of the native runtime handler, also reached by an empty name.
 pub const DEFAULT_HANDLER: &str = "corten";

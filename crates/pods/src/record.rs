@@ -16,7 +16,9 @@
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
-use types::{ContainerConfig, ContainerId, DiffId, ImageId, SandboxConfig, SandboxId};
+use types::{
+    ContainerConfig, ContainerId, DiffId, ImageId, LinuxResources, SandboxConfig, SandboxId,
+};
 
 /// How far a sandbox is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +57,9 @@ pub struct SandboxRecord {
     pub cgroup_parent: String,
     /// Whether that cgroup is ours to remove.
     pub owns_cgroup_parent: bool,
+    /// The limits of that cgroup that were set because UpdatePodSandboxResources asked for them.
+    #[serde(default)]
+    pub limits: LinuxResources,
     /// Why it is listed though its record could not be read, or empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub damage: String,

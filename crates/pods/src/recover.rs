@@ -69,6 +69,7 @@ impl Pods {
             }
         }
         self.sweep(known).await;
+        self.inner.end_of_recovery();
         Ok(recovered)
     }
 
@@ -189,7 +190,28 @@ fn parse_key(name: &str) -> Option<(SandboxId, ContainerId)> {
 /// What is listed for a sandbox whose record cannot be read: all that the kubelet
 /// checks is there, and everything that a removal needs follows from the id.
 fn stand_in_sandbox(inner: &Inner, id: &SandboxId, created_at_ns: i64, why: &str) -> SandboxRecord {
-    let config = SandboxConfig {
+    SandboxRecord {
+        config: stand_in_config(id),
+        created_at_ns: created_at_ns.max(1),
+        phase: SandboxPhase::NotReady,
+        boot_id: inner.options.boot_id.clone(),
+        netns: Some(inner.netns_path(id)),
+        network_owed: true,
+        attachment: None,
+        cgroup_parent: inner
+            .services
+            .cgroups
+            .parent("", &inner.options.cgroup_parent, id.as_str())
+            .unwrap_or_default(),
+        owns_cgroup_parent: true,
+        limits: LinuxResources::default(),
+        damage: why.to_owned(),
+        id: id.clone(),
+    }
+}
+
+pub(crate) fn stand_in_config(id: &SandboxId) -> SandboxConfig {
+    SandboxConfig {
         metadata: SandboxMetadata {
             name: format!("damaged-{}", id.short()),
             uid: id.to_string(),
@@ -208,27 +230,10 @@ fn stand_in_sandbox(inner: &Inner, id: &SandboxId, created_at_ns: i64, why: &str
         resources: None,
         security: SandboxSecurity::default(),
         runtime_handler: String::new(),
-    };
-    SandboxRecord {
-        config,
-        created_at_ns: created_at_ns.max(1),
-        phase: SandboxPhase::NotReady,
-        boot_id: inner.options.boot_id.clone(),
-        netns: Some(inner.netns_path(id)),
-        network_owed: true,
-        attachment: None,
-        cgroup_parent: inner
-            .services
-            .cgroups
-            .parent("", &inner.options.cgroup_parent, id.as_str())
-            .unwrap_or_default(),
-        owns_cgroup_parent: true,
-        damage: why.to_owned(),
-        id: id.clone(),
     }
 }
 
-fn stand_in_container(
+pub(crate) fn stand_in_container(
     sandbox_id: &SandboxId,
     id: &ContainerId,
     created_at_ns: i64,
@@ -292,6 +297,10 @@ async fn recover_pod(inner: &Arc<Inner>, found: Found) -> Outcome {
     }
     let interrupted = matches!(task.record.phase, SandboxPhase::Creating | SandboxPhase::Removing);
     let reports = if same_boot { task.adopt().await } else { None };
+    // One that was being made was never listed: its end is no event.
+    if task.record.phase != SandboxPhase::Creating {
+        task.publish_as_found();
+    }
     if interrupted {
         task.kill_all().await;
         match crate::run::undo(&mut task).await {
@@ -301,6 +310,7 @@ async fn recover_pod(inner: &Arc<Inner>, found: Found) -> Outcome {
             }
         }
     }
+    task.publish_as_found();
     task.take_up(reports.as_ref(), same_boot).await;
     let ready = task.record.is_ready();
     inner.names.found(&task.record.config.metadata, task.id());
@@ -309,6 +319,12 @@ async fn recover_pod(inner: &Arc<Inner>, found: Found) -> Outcome {
 }
 
 impl PodTask {
+    /// Publishes the records as they are, so that what has changed since is an event.
+    fn publish_as_found(&self) {
+        let containers = self.containers.values().map(|slot| slot.record.clone());
+        self.inner.index.found(self.record.clone(), self.handle.clone(), containers);
+    }
+
     /// Connects to the pod's monitor and asks what runs. `None` means that it is dead.
     pub(crate) async fn adopt(&mut self) -> Option<MonitorState> {
         let asked = async {

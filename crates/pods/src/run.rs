@@ -12,7 +12,7 @@ use network::{AttachRequest, DetachRequest};
 use rustix::io::Errno;
 use state::Durability;
 use tracing::{info, warn};
-use types::{NamespaceMode, PidMode, SandboxConfig, SandboxId};
+use types::{LinuxResources, NamespaceMode, PidMode, SandboxConfig, SandboxId};
 
 use crate::{
     error::{Error, Result},
@@ -119,6 +119,7 @@ fn plan(inner: &Inner, config: &SandboxConfig) -> Result<SandboxRecord> {
         attachment: None,
         cgroup_parent,
         owns_cgroup_parent,
+        limits: LinuxResources::default(),
         damage: String::new(),
         id,
     })

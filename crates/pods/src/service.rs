@@ -90,7 +90,7 @@ pub(crate) struct Inner {
     pub(crate) index: Index,
     pub(crate) names: Names,
     pub(crate) parents: Parents,
-    pub(crate) clock: Clock,
+    pub(crate) clock: Arc<Clock>,
     pub(crate) work: Work,
     pub(crate) filters: Filters,
     pub(crate) sandbox_store: Store,
@@ -128,13 +128,14 @@ impl Pods {
             (open("sandboxes", "sandbox")?, open("containers", "container")?);
         make_dir(&options.state.join("pods"))?;
         make_dir(&options.root.join("volumes"))?;
+        let clock = Arc::new(Clock::default());
         let inner = Inner {
             options,
             services,
-            index: Index::default(),
+            index: Index::new(clock.clone()),
             names: Names::default(),
             parents: Parents::default(),
-            clock: Clock::default(),
+            clock,
             work: Work::default(),
             filters: Filters::default(),
             sandbox_store,

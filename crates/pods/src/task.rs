@@ -26,6 +26,7 @@ use crate::{
     files::PodFiles,
     record::{ContainerRecord, ContainerState, Exit, SandboxPhase, SandboxRecord},
     service::Inner,
+    update_sandbox::PodResources,
 };
 
 /// How many commands wait for one pod. The kubelet has a few calls a pod in flight.
@@ -45,6 +46,7 @@ pub(crate) enum Command {
     StopContainer { id: ContainerId, grace: Duration, reply: Reply<()> },
     RemoveContainer { id: ContainerId, reply: Reply<()> },
     Update { id: ContainerId, resources: Box<LinuxResources>, reply: Reply<()> },
+    UpdateSandbox { change: Box<PodResources>, reply: Reply<()> },
     StopSandbox { reply: Reply<()> },
     RemoveSandbox { reply: Reply<()> },
 }
@@ -186,6 +188,10 @@ impl PodTask {
             }
             Command::Update { id, resources, reply } => {
                 let result = self.update_container(&id, *resources).await;
+                let _ = reply.send(result);
+            }
+            Command::UpdateSandbox { change, reply } => {
+                let result = self.update_sandbox(*change).await;
                 let _ = reply.send(result);
             }
             Command::RemoveContainer { id, reply } => self.remove_container(&id, reply).await,

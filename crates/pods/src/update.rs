@@ -74,7 +74,7 @@ impl PodTask {
 }
 
 /// The limits in force after a change: what is asked for in the place of what was.
-fn merged(old: &LinuxResources, asked: &LinuxResources) -> LinuxResources {
+pub(crate) fn merged(old: &LinuxResources, asked: &LinuxResources) -> LinuxResources {
     let LinuxResources {
         cpu_period_us,
         cpu_quota_us,
@@ -117,13 +117,34 @@ fn apply(
     asked: &LinuxResources,
     new: &LinuxResources,
 ) -> Result<()> {
-    let failed =
-        |source| Error::Cgroup { what: format!("change the limits of {}", record.id), source };
-    let group = inner.services.cgroups.open(&record.cgroup.parse().map_err(failed)?);
+    let what = format!("change the limits of {}", record.id);
+    let group = open(inner, &record.cgroup, &what)?;
     if !group.exists() {
         return Err(Error::WrongState(format!("container {} is about to end", record.id)));
     }
-    check_use(&group, asked)?;
+    let old = &record.config.resources;
+    change_limits(&group, &what, old, asked, new)?;
+    if asked.oom_score_adj != 0 && asked.oom_score_adj != old.oom_score_adj {
+        set_oom_scores(&group, asked.oom_score_adj);
+    }
+    Ok(())
+}
+
+pub(crate) fn open(inner: &Inner, path: &str, what: &str) -> Result<Cgroup> {
+    let path = path.parse().map_err(|source| Error::Cgroup { what: what.to_owned(), source })?;
+    Ok(inner.services.cgroups.open(&path))
+}
+
+/// Sets those limits of a cgroup that are asked for; where one is refused all are as they were.
+/// `old` and `new` are all limits, before and after.
+pub(crate) fn change_limits(
+    group: &Cgroup,
+    what: &str,
+    old: &LinuxResources,
+    asked: &LinuxResources,
+    new: &LinuxResources,
+) -> Result<()> {
+    check_use(group, asked)?;
     let mut change = Resources::from(asked);
     if change.memory_swap_limit.is_some() || change.memory_limit.is_some() {
         // On v2 swap is counted apart: what is left for it follows from both.
@@ -136,18 +157,15 @@ fn apply(
             for limit in skipped {
                 warn!(limit = %limit.limit, "not limited: {}", limit.reason);
             }
+            Ok(())
         }
-        Err(error) => {
-            if let Err(undo) = group.update(&undoing(&change, &record.config.resources)) {
+        Err(source) => {
+            if let Err(undo) = group.update(&undoing(&change, old)) {
                 warn!(error = %telemetry::chain(&undo), "a refused change of limits was not taken back whole");
             }
-            return Err(failed(error));
+            Err(Error::Cgroup { what: what.to_owned(), source })
         }
     }
-    if asked.oom_score_adj != 0 && asked.oom_score_adj != record.config.resources.oom_score_adj {
-        set_oom_scores(&group, asked.oom_score_adj);
-    }
-    Ok(())
 }
 
 /// What takes a change back: the old limit of each that was to change, or none.

@@ -47,6 +47,7 @@ fn info(record: &pods::SandboxRecord) -> HashMap<String, String> {
         "network": record.attachment,
         "networkOwed": record.network_owed,
         "cgroupParent": record.cgroup_parent,
+        "limits": record.limits,
         "damage": record.damage,
         "config": record.config,
     });

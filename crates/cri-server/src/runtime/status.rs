@@ -35,6 +35,7 @@ impl Server {
         if verbose {
             info.insert("config".to_owned(), self.info.config.to_string());
             info.insert("network".to_owned(), network.config.to_string());
+            info.insert("events".to_owned(), events(&self.pods).to_string());
             if let Err(why) = &user_namespaces {
                 info.insert("userNamespaces".to_owned(), serde_json::json!(why).to_string());
             }
@@ -51,6 +52,12 @@ impl Server {
             }),
         })
     }
+}
+
+/// How events are listened to.
+fn events(pods: &pods::Pods) -> serde_json::Value {
+    let pods::EventFigures { listeners, told, overrun } = pods.event_figures();
+    serde_json::json!({ "listeners": listeners, "told": told, "overrun": overrun })
 }
 
 /// The handlers: the native one under both of its names, then those with a program.

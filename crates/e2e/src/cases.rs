@@ -10,14 +10,18 @@ mod cni;
 mod containers;
 mod devices;
 mod disk;
+mod escapes;
 mod exec;
+mod exec_limits;
 mod fields;
+mod forwards;
 mod handlers;
 mod image_care;
 mod image_faults;
 mod image_forms;
 mod image_volumes;
 mod images;
+mod log_pace;
 mod logs;
 mod mounts;
 mod namespaces;
@@ -26,6 +30,7 @@ mod node;
 mod pods;
 mod process_security;
 mod protocol;
+mod python;
 mod resources;
 mod restart;
 mod security;
@@ -34,6 +39,7 @@ mod stop;
 mod streaming;
 mod streaming_foreign;
 mod streaming_restart;
+mod streaming_settings;
 mod systemd;
 mod unified;
 mod update;
@@ -53,14 +59,18 @@ pub fn all() -> Vec<Case> {
         containers::CASES,
         devices::CASES,
         disk::CASES,
+        escapes::CASES,
         exec::CASES,
+        exec_limits::CASES,
         fields::CASES,
+        forwards::CASES,
         handlers::CASES,
         image_care::CASES,
         image_faults::CASES,
         image_forms::CASES,
         image_volumes::CASES,
         images::CASES,
+        log_pace::CASES,
         logs::CASES,
         mounts::CASES,
         namespaces::CASES,
@@ -77,6 +87,7 @@ pub fn all() -> Vec<Case> {
         streaming::CASES,
         streaming_foreign::CASES,
         streaming_restart::CASES,
+        streaming_settings::CASES,
         systemd::CASES,
         unified::CASES,
         update::CASES,

@@ -5,6 +5,7 @@ mod build;
 mod command;
 mod edges;
 mod guest;
+mod long;
 mod metadata;
 mod policy;
 mod source;
@@ -38,6 +39,8 @@ enum Task {
     Test,
     /// End-to-end and kernel tests in an emulated machine: cgroup v2, systemd, AppArmor.
     Guest(guest::Options),
+    /// What takes too long for each run: long cases, and parsers fuzzed for longer.
+    Long(long::Options),
 }
 
 fn main() -> ExitCode {
@@ -66,6 +69,7 @@ fn run(task: &Task) -> Result<bool> {
             test::unit(&mut tally);
             test::end_to_end(&mut tally);
         }
+        Task::Long(options) => long::run(&mut tally, options),
         Task::Guest(options) => {
             test::in_guest(&mut tally, || guest::run(options));
         }

@@ -16,6 +16,8 @@ mod source;
 mod tail;
 
 #[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
 mod tests;
 
 pub use follow::{Alive, CHECK_AFTER, follow};

@@ -65,6 +65,8 @@ pub struct Case {
     pub judge: Judge,
     /// What it needs of the machine.
     pub needs: &'static [Need],
+    /// Whether it is of the long tier: it is run only when that is asked for.
+    pub long: bool,
 }
 
 impl Case {
@@ -72,6 +74,12 @@ impl Case {
     #[must_use]
     pub const fn alone(self) -> Self {
         Self { manner: Manner::Alone, ..self }
+    }
+
+    /// A case of the long tier, which is run alone too.
+    #[must_use]
+    pub const fn long(self) -> Self {
+        Self { long: true, ..self.alone() }
     }
 
     /// A case on which containerd is known to differ.
@@ -103,6 +111,7 @@ macro_rules! case {
             manner: $crate::case::Manner::Parallel,
             judge: $crate::case::Judge::Any,
             needs: &[],
+            long: false,
         }
     };
 }

@@ -11,9 +11,12 @@ mod containers;
 mod cycles;
 mod devices;
 mod disk;
+mod escapes;
 mod events;
 mod exec;
+mod exec_limits;
 mod fields;
+mod forwards;
 mod handlers;
 mod hostile;
 mod image_care;
@@ -21,6 +24,7 @@ mod image_faults;
 mod image_forms;
 mod image_volumes;
 mod images;
+mod log_pace;
 mod logs;
 mod mapped_programs;
 mod mounts;
@@ -31,6 +35,7 @@ mod pod_resources;
 mod pods;
 mod process_security;
 mod protocol;
+mod python;
 mod requests;
 mod resources;
 mod restart;
@@ -41,6 +46,7 @@ mod stop;
 mod streaming;
 mod streaming_foreign;
 mod streaming_restart;
+mod streaming_settings;
 mod systemd;
 mod unified;
 mod update;
@@ -62,8 +68,11 @@ pub fn all() -> Vec<Case> {
         devices::CASES,
         disk::CASES,
         events::CASES,
+        escapes::CASES,
         exec::CASES,
+        exec_limits::CASES,
         fields::CASES,
+        forwards::CASES,
         handlers::CASES,
         hostile::CASES,
         image_care::CASES,
@@ -71,6 +80,7 @@ pub fn all() -> Vec<Case> {
         image_forms::CASES,
         image_volumes::CASES,
         images::CASES,
+        log_pace::CASES,
         logs::CASES,
         mapped_programs::CASES,
         mounts::CASES,
@@ -91,6 +101,7 @@ pub fn all() -> Vec<Case> {
         streaming::CASES,
         streaming_foreign::CASES,
         streaming_restart::CASES,
+        streaming_settings::CASES,
         systemd::CASES,
         unified::CASES,
         update::CASES,

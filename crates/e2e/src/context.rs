@@ -64,6 +64,11 @@ impl Context {
         self.counter.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// Prints what the case measured, in one line.
+    pub fn figure(&self, text: &str) {
+        println!("figure {}: {text}", self.name);
+    }
+
     /// A directory for the case on the host.
     ///
     /// # Errors

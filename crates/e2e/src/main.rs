@@ -26,6 +26,9 @@ struct Arguments {
     /// Our program; its monitor is beside it.
     #[arg(long)]
     program: Option<PathBuf>,
+    /// The cases of the long tier in the place of the others.
+    #[arg(long)]
+    long: bool,
     /// Only the cases that are chosen for the guest.
     #[arg(long)]
     guest: bool,
@@ -68,6 +71,7 @@ async fn run(arguments: &Arguments) -> Result<bool> {
         return Ok(true);
     }
     let mut cases = e2e::cases::all();
+    cases.retain(|case| case.long == arguments.long);
     if !arguments.filter.is_empty() {
         let wanted = |case: &Case| arguments.filter.iter().any(|text| case.name.contains(text));
         cases.retain(wanted);

@@ -20,6 +20,9 @@ const AT_ONCE: usize = 6;
 /// After this a case has failed.
 const CASE_LIMIT: Duration = Duration::from_secs(180);
 
+/// The same for a case of the long tier.
+const LONG_LIMIT: Duration = Duration::from_secs(3600);
+
 /// The name under which the audits at the end of the run are reported.
 pub const AUDIT: &str = "audit.nothing_is_left";
 
@@ -77,10 +80,11 @@ async fn run_case(runtime: Arc<Runtime>, case: &Case) -> (&'static str, Outcome,
     let begun = Instant::now();
     let (name, run) = (case.name, case.run);
     let (kind, manner) = (runtime.kind, case.manner);
+    let limit = if case.long { LONG_LIMIT } else { CASE_LIMIT };
     // A task of its own: a panic is this case's failure and no other's.
     let task = tokio::spawn(async move {
         let context = Context::new(runtime, name);
-        let result = match tokio::time::timeout(patient(CASE_LIMIT), run(&context)).await {
+        let result = match tokio::time::timeout(patient(limit), run(&context)).await {
             Ok(result) => result,
             Err(_) => Err(anyhow!("the case does not end")),
         };

@@ -194,15 +194,16 @@ impl Runtime {
         .await
     }
 
-    /// Our daemon.
+    /// Our daemon. What is done with it may block, and the clients' connections go on: a daemon
+    /// that is asked to end waits for them.
     ///
     /// # Errors
     /// If it is another.
     pub fn with_daemon<T>(&self, act: impl FnOnce(&mut Daemon) -> Result<T>) -> Result<T> {
-        match &mut *self.control() {
+        tokio::task::block_in_place(|| match &mut *self.control() {
             Control::Corten(daemon) => act(daemon),
             Control::Containerd(_) => bail!("this is not our daemon"),
-        }
+        })
     }
 }
 

@@ -66,9 +66,8 @@ pub(crate) fn make(
     namespaces::detach_mounts()?;
     let sources = Sources::open_for_program(&spec, &create.bundle, user.as_ref())?;
     sources.notices().iter().for_each(|text| voice.notice(text));
-    let root = user.as_ref().map(|user| {
-        rootfs::make_mapped(&create.rootfs, &create.rootfs_target, user)
-    });
+    let root =
+        user.as_ref().map(|user| rootfs::make_mapped(&create.rootfs, &create.rootfs_target, user));
     let root = root.transpose()?;
     let cover = cover(create, program)?;
     if let Some(root) = root {
@@ -162,9 +161,11 @@ fn put(tree: &OwnedFd, place: &Path) -> Done {
     let is_directory = mounts::is_directory(tree, place)?;
     match is_directory {
         true => dirs(place).during_on(Step::Rootfs, what, place)?,
-        false => dirs(parent)
-            .and_then(|()| File::create(place).map(drop))
-            .during_on(Step::Rootfs, what, place)?,
+        false => dirs(parent).and_then(|()| File::create(place).map(drop)).during_on(
+            Step::Rootfs,
+            what,
+            place,
+        )?,
     }
     open_place(place, is_directory)
         .and_then(|target| filesystem::attach(tree.as_fd(), target.as_fd()))

@@ -26,6 +26,9 @@ mod sandbox;
 mod socket;
 mod state;
 
+#[cfg(test)]
+mod fuzz_tests;
+
 pub use container::{
     CgroupPlacement, ContainerPid, KillCgroup, LogTarget, OomFile, OomFileKind, Program, Rootfs,
     StartContainer, Started,

@@ -290,11 +290,7 @@ impl PodTask {
     }
 
     /// The program that is to start it, where the handler has one.
-    fn program(
-        &self,
-        monitor: &Monitor,
-        config: &ContainerConfig,
-    ) -> Result<Option<Program>> {
+    fn program(&self, monitor: &Monitor, config: &ContainerConfig) -> Result<Option<Program>> {
         let Some(handler) = self.inner.handler(&self.record.config)? else { return Ok(None) };
         let has = |wanted| monitor.features().has(wanted);
         let lacks = match has_mapped(config) {

@@ -26,5 +26,8 @@ pub mod server;
 pub mod spdy;
 mod tunnel;
 
+#[cfg(test)]
+mod fuzz_tests;
+
 pub use activity::Activity;
 pub use protocol::{Outcome, Streams, TerminalSize};

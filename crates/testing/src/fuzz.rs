@@ -38,6 +38,9 @@ pub fn fuzz(name: &str, seeds: &[Vec<u8>], target: impl Fn(&[u8])) {
         assert!(begun.elapsed() < PATIENCE, "{name} takes too long (seed {seed}, round {round})");
         std::mem::forget(witness);
     }
+    if let Some(seconds) = seconds {
+        println!("figure fuzz {name}: {round} inputs in {seconds} s");
+    }
 }
 
 /// Tells of the input if the target panics.

@@ -17,15 +17,19 @@ pub(super) const CASES: &[Case] = &[
     case!("cli.exec_passes_input", exec_input),
     case!("cli.exec_in_a_terminal", exec_terminal),
     case!("cli.attach_passes_input", attach),
+    case!("cli.attach_shows_what_comes", attach_output),
     case!("cli.port_forward", port_forward),
     case!("cli.logs_follow_to_the_end", logs_follow)
         .differs("1.6 may report the end before the log is complete"),
 ];
 
-/// Debian's containerd serves WebSocket in a version that our client offers last, and no tunnel.
-fn transports(c: &Context) -> &'static [&'static str] {
+const BOTH: [&str; 2] = ["spdy", "websocket"];
+
+/// What serves a client whose input ends, and ports: Debian's containerd knows no WebSocket in
+/// which a stream can end (v5), and no tunnel.
+fn whole(c: &Context) -> &'static [&'static str] {
     match c.runtime.kind {
-        Kind::Corten => &["spdy", "websocket"],
+        Kind::Corten => &BOTH,
         Kind::Containerd => &["spdy"],
     }
 }
@@ -58,7 +62,7 @@ fn text(bytes: &[u8]) -> String {
 async fn exec(c: &Context) -> Result<()> {
     let (_, id) = c.waiting_container().await?;
     let script = "echo out; echo err >&2; exit 7";
-    for transport in transports(c) {
+    for transport in BOTH {
         let command = corten(c, &["exec", "--transport", transport, &id, "sh", "-c", script])?;
         let output = run(command, "").await?;
         let seen = (text(&output.stdout), text(&output.stderr), output.status.code());
@@ -74,7 +78,7 @@ async fn exec(c: &Context) -> Result<()> {
 
 async fn exec_input(c: &Context) -> Result<()> {
     let (_, id) = c.waiting_container().await?;
-    for transport in transports(c) {
+    for transport in whole(c) {
         let command = corten(c, &["exec", "-i", "--transport", transport, &id, "cat"])?;
         let output = run(command, "one\ntwo\n").await?;
         equal("the output", text(&output.stdout), "one\ntwo\n")?;
@@ -123,7 +127,7 @@ assert code == 9, code
 
 async fn exec_terminal(c: &Context) -> Result<()> {
     let (_, id) = c.waiting_container().await?;
-    for transport in transports(c) {
+    for transport in BOTH {
         let inner = corten(c, &["exec", "-it", "--transport", transport, &id])?;
         let mut command = Command::new("python3");
         command.args(["-c", IN_A_TERMINAL]).arg(inner.get_program()).args(inner.get_args());
@@ -136,7 +140,7 @@ async fn exec_terminal(c: &Context) -> Result<()> {
 
 async fn attach(c: &Context) -> Result<()> {
     let pod = c.plain_pod().await?;
-    for transport in transports(c) {
+    for transport in whole(c) {
         let config = cri_proto::v1::ContainerConfig {
             stdin: true,
             stdin_once: true,
@@ -148,6 +152,20 @@ async fn attach(c: &Context) -> Result<()> {
         let output = output.await?;
         equal("the output", text(&output.stdout), "got one\ngot two\n")?;
         equal("the errors", text(&output.stderr), "bye\n")?;
+        equal("its code", output.status.code(), Some(0))?;
+    }
+    Ok(())
+}
+
+/// Without an input both transports do, with any runtime.
+async fn attach_output(c: &Context) -> Result<()> {
+    let pod = c.plain_pod().await?;
+    for transport in BOTH {
+        let script = "i=0; while [ $i -lt 40 ]; do i=$((i+1)); echo $i; sleep 0.1; done; echo end >&2; exit 3";
+        let id = c.run(&pod, &c.script(script)).await?;
+        let output = run(corten(c, &["attach", "--transport", transport, &id])?, "").await?;
+        let out = text(&output.stdout);
+        ensure!(out.ends_with("39\n40\n"), "not to the end: {out:?}");
         equal("its code", output.status.code(), Some(0))?;
     }
     Ok(())
@@ -166,7 +184,7 @@ impl Drop for Killed {
 async fn port_forward(c: &Context) -> Result<()> {
     let pod = c.plain_pod().await?;
     served(c, &pod, "127.0.0.1", 8086).await?;
-    for transport in transports(c) {
+    for transport in whole(c) {
         let mut command = corten(c, &["port-forward", "--transport", transport, &pod.id, ":8086"])?;
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut client = Killed(command.spawn()?);

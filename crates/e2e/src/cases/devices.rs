@@ -66,7 +66,9 @@ async fn place(c: &Context) -> Result<()> {
         config.devices = vec![device("/dev/loop-control", "", permissions)];
         equal(permissions, c.output(&pod, &config).await?, wanted)?;
     }
-    let mut config = c.script("(exec 3< /dev/mine) 2> /dev/null && echo reads; (exec 4> /dev/mine) && echo writes");
+    let mut config = c.script(
+        "(exec 3< /dev/mine) 2> /dev/null && echo reads; (exec 4> /dev/mine) && echo writes",
+    );
     config.devices = vec![device("/dev/loop-control", "/dev/mine", "w")];
     equal("writing alone", c.output(&pod, &config).await?, "writes")
 }

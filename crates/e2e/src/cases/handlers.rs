@@ -70,7 +70,11 @@ async fn listed(c: &Context) -> Result<()> {
             let can = |what: &str| String::from_utf8_lossy(&said).contains(what);
             let (told, said) = (features.recursive_read_only_mounts, can("\"rro\""));
             equal(&format!("recursive read-only of {name}"), told, said)?;
-            equal(&format!("user namespaces of {name}"), features.user_namespaces, can("\"user\""))?;
+            equal(
+                &format!("user namespaces of {name}"),
+                features.user_namespaces,
+                can("\"user\""),
+            )?;
         }
         // These say nothing.
         if matches!(handler.name.as_str(), "hangs" | "missing") {

@@ -102,7 +102,11 @@ async fn labels(c: &Context) -> Result<()> {
     for word in ["restart.logpath", "nofile=7", "no.such/device", "org.systemd", "run.oci"] {
         ensure!(!text.contains(word), "the specification has the image's {word}");
     }
-    equal("the type", &info["runtimeSpec"]["annotations"]["io.kubernetes.cri.container-type"], "container")?;
+    equal(
+        "the type",
+        &info["runtimeSpec"]["annotations"]["io.kubernetes.cri.container-type"],
+        "container",
+    )?;
     canary.is_untouched(c).await?;
     c.remove_image(&name).await
 }
@@ -111,7 +115,9 @@ async fn lines(c: &Context) -> Result<()> {
     let pod = c.plain_pod().await?;
     let files = "cat /etc/passwd /etc/group /etc/hosts /etc/resolv.conf /etc/hostname | wc -l";
     let plain = c.output(&pod, &c.script(files)).await?;
-    for value in ["/a\nroot2:x:0:0::/:/bin/sh", "/a\rroot2:x:0:0", "/a\r\nroot2:x:0:0", "/a\\nroot2:x:0:0"] {
+    for value in
+        ["/a\nroot2:x:0:0::/:/bin/sh", "/a\rroot2:x:0:0", "/a\r\nroot2:x:0:0", "/a\\nroot2:x:0:0"]
+    {
         let script = format!("{files}; grep -c root2 /etc/passwd; printf %s \"$GIVEN\" | wc -c");
         let with = |other: &str| -> Result<ContainerConfig> {
             let mut config = c.script(&script);
@@ -158,7 +164,8 @@ async fn environment(c: &Context) -> Result<()> {
     let pod = c.plain_pod().await?;
     let runs = (0..AT_ONCE).map(|number| {
         let mut config = of_image(c.script("tr '\\0' '\\n' < /proc/1/environ | sort"), &name);
-        let set = |key: &str, value: String| KeyValue { key: key.to_owned(), value: value.into_bytes() };
+        let set =
+            |key: &str, value: String| KeyValue { key: key.to_owned(), value: value.into_bytes() };
         config.envs = vec![set("PATH", "/bin".to_owned()), set("SECRET", number.to_string())];
         let pod = &pod;
         async move {
@@ -166,9 +173,14 @@ async fn environment(c: &Context) -> Result<()> {
             // The user's home and the pod's name are no secret of anybody.
             let known = ["HOME=", "HOSTNAME=", "OF=image", "PATH=/bin"];
             let own = format!("SECRET={number}");
-            let stranger = text.lines().find(|line| *line != own && !known.iter().any(|k| line.starts_with(k)));
+            let stranger = text
+                .lines()
+                .find(|line| *line != own && !known.iter().any(|k| line.starts_with(k)));
             ensure!(stranger.is_none(), "container {number} has {stranger:?}");
-            ensure!(text.lines().any(|line| line == own), "container {number} lost its own: {text}");
+            ensure!(
+                text.lines().any(|line| line == own),
+                "container {number} lost its own: {text}"
+            );
             Ok(())
         }
     });
@@ -190,9 +202,11 @@ async fn working_directory(c: &Context) -> Result<()> {
     for handler in HANDLERS {
         let pod = c.run_pod_by(handler, c.pod()?).await?;
         let descriptors = (3..=MAX_DESCRIPTOR).map(|number| format!("/proc/self/fd/{number}"));
-        let links = ["/out", "/out/made", "/up/corten-made", "/proc/1/root/made"].map(str::to_owned);
+        let links =
+            ["/out", "/out/made", "/up/corten-made", "/proc/1/root/made"].map(str::to_owned);
         for path in descriptors.chain(links) {
-            let mut config = of_image(c.script("ls ./keep ../canary ../../shadow 2> /dev/null; pwd -P"), &name);
+            let mut config =
+                of_image(c.script("ls ./keep ../canary ../../shadow 2> /dev/null; pwd -P"), &name);
             config.working_dir.clone_from(&path);
             let Ok(id) = c.run(&pod, &config).await else { continue };
             c.exited(&id).await?;
@@ -217,7 +231,10 @@ async fn kernel_places(c: &Context) -> Result<()> {
         let name = publish(c, &label, &image).await?;
         for handler in HANDLERS {
             let pod = c.run_pod_by(handler, c.pod()?).await?;
-            let mut config = of_image(c.script("echo x > /dev/null; echo x > /etc/hosts; touch /dev/shm/x; true"), &name);
+            let mut config = of_image(
+                c.script("echo x > /dev/null; echo x > /etc/hosts; touch /dev/shm/x; true"),
+                &name,
+            );
             config.tty = place == "dev/pts";
             // Refused, or inside: what counts is the canary.
             if let Ok(id) = c.run(&pod, &config).await {
@@ -328,7 +345,11 @@ async fn descriptors(c: &Context) -> Result<()> {
             let id = c.run(&pod, &config).await?;
             // The first process's, and a command's: `ls` has one for what it lists.
             let first = c.sh(&id, "ls /proc/1/fd | grep -v '^10$'").await?;
-            equal(&format!("the first process's by {handler:?}"), first.replace('\n', " "), "0 1 2")?;
+            equal(
+                &format!("the first process's by {handler:?}"),
+                first.replace('\n', " "),
+                "0 1 2",
+            )?;
             let answer = c.exec_for(&id, &["ls", "/proc/self/fd"], 20).await?;
             let seen = String::from_utf8_lossy(&answer.stdout).into_owned();
             equal("a command's", seen.trim().replace('\n', " "), "0 1 2 3")?;
@@ -371,7 +392,8 @@ async fn inheritable(c: &Context) -> Result<()> {
 
 async fn long(c: &Context) -> Result<()> {
     let pod = c.plain_pod().await?;
-    let mut config = c.script("env | grep -c ^LONG; env | grep ^LONG | cut -d= -f2 | tr -d '\\n' | wc -c");
+    let mut config =
+        c.script("env | grep -c ^LONG; env | grep ^LONG | cut -d= -f2 | tr -d '\\n' | wc -c");
     let set = |key: String, length: usize| KeyValue { key, value: vec![b'x'; length] };
     config.envs = (0..700).map(|number| set(format!("LONG{number}"), 1000)).collect();
     equal("many variables", c.output(&pod, &config).await?, "700\n700000")?;
@@ -411,7 +433,15 @@ async fn closed(c: &Context) -> Result<()> {
     }
     // Plugins look into what is kept of networks; it lies in a directory that is closed.
     let mut find = std::process::Command::new("find");
-    find.args([&root, &state]).args(["-mindepth", "1", "-maxdepth", "2", "-not", "-path", "*/root/cni*"]);
+    find.args([&root, &state]).args([
+        "-mindepth",
+        "1",
+        "-maxdepth",
+        "2",
+        "-not",
+        "-path",
+        "*/root/cni*",
+    ]);
     find.args(["(", "-type", "d", "-o", "-type", "s", ")", "-perm", "/077", "-printf", "%m %p\n"]);
     let open = testing::program::output(&mut find)?;
     ensure!(open.is_empty(), "open to others: {open}");

@@ -62,7 +62,12 @@ async fn of_many_layers(c: &Context) -> Result<String> {
     super::users::publish(c, "many-layers", &image).await
 }
 
-async fn all_are_there(c: &Context, pod: &Pod, image: &str, mut config: ContainerConfig) -> Result<()> {
+async fn all_are_there(
+    c: &Context,
+    pod: &Pod,
+    image: &str,
+    mut config: ContainerConfig,
+) -> Result<()> {
     config.image = Some(image_spec(image));
     let wanted = format!("{MANY}\n{}", MANY - 1);
     equal("the files", c.output(pod, &config).await?, wanted)

@@ -1,9 +1,12 @@
 //! Log files.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use cri_proto::v1::ReopenContainerLogRequest;
+use cri_proto::v1::{RemoveContainerRequest, ReopenContainerLogRequest};
 
 use crate::case;
 use crate::case::Case;
@@ -18,6 +21,7 @@ pub(super) const CASES: &[Case] = &[
     case!("log.last_line_without_end", partial),
     case!("log.long_lines_are_split", long),
     case!("log.many_lines_in_order", many).differs(EARLY),
+    case!("log.a_million_lines_a_hundred_times", million).differs(EARLY).long(),
     case!("log.binary_bytes", binary),
     case!("log.is_complete_at_the_end", complete).differs(EARLY),
     case!("log.reopen", reopen),
@@ -70,6 +74,51 @@ async fn many(c: &Context) -> Result<()> {
     let wanted: String = (1..=50_000).map(|number| format!("{number}\n")).collect();
     ensure!(log.text() == wanted, "{} of 50000 lines, or out of order", log.0.len());
     Ok(())
+}
+
+/// Each time all lines are there once the end is told.
+async fn million(c: &Context) -> Result<()> {
+    const LINES: usize = 1_000_000;
+    const TIMES: usize = 100;
+    let pod = c.plain_pod().await?;
+    let begun = Instant::now();
+    for time in 1..=TIMES {
+        let config = c.script(&format!("seq 1 {LINES}"));
+        let id = c.run(&pod, &config).await?;
+        let end = until(PATIENCE * 4, "the container's end", || async {
+            let status = c.status(&id).await?;
+            Ok((status.finished_at > 0).then_some(status.exit_code))
+        });
+        equal("the code", end.await?, 0)?;
+        let path = logs::path(&pod, &config);
+        let counted = tokio::task::spawn_blocking(move || {
+            let counted = counted(&path);
+            fs::remove_file(&path)?;
+            counted
+        });
+        equal("the lines", counted.await??, LINES).with_context(|| format!("time {time}"))?;
+        let request = RemoveContainerRequest { container_id: id };
+        c.runtime.pods.remove_container(request).await?;
+    }
+    c.figure(&format!(
+        "{TIMES} containers that end right after {LINES} lines: all lines are there, in order, \
+         each time ({:.1} s in all)",
+        begun.elapsed().as_secs_f64()
+    ));
+    Ok(())
+}
+
+/// How many lines there are, each of which holds its own number.
+fn counted(path: &Path) -> Result<usize> {
+    let mut count = 0;
+    for line in BufReader::with_capacity(1 << 20, fs::File::open(path)?).split(b'\n') {
+        let line = line?;
+        count += 1;
+        // `<time> stdout F <text>`, where the time has 30 bytes.
+        let text = line.get(31..).and_then(|rest| rest.strip_prefix(b"stdout F "));
+        ensure!(text == Some(count.to_string().as_bytes()), "line {count} is not there");
+    }
+    Ok(count)
 }
 
 async fn binary(c: &Context) -> Result<()> {

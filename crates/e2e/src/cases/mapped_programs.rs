@@ -87,7 +87,8 @@ async fn files(c: &Context) -> Result<()> {
     ensure!(seen.is_none(), "the host has a mount of it: {seen:?}");
     // The output can be opened again, by root and by others.
     for user in [0, 1234] {
-        let mut config = of_usual(c.script("stat -c %u:%g /etc/hosts /dev/shm; echo out > /dev/stdout"))?;
+        let mut config =
+            of_usual(c.script("stat -c %u:%g /etc/hosts /dev/shm; echo out > /dev/stdout"))?;
         security(&mut config)?.run_as_user = Some(Int64Value { value: user });
         equal("the output", c.output(&pod, &config).await?, "0:0\n0:0\nout")?;
     }
@@ -157,7 +158,8 @@ async fn node_network(c: &Context) -> Result<()> {
     let mut option = option(usual());
     option.network = NamespaceMode::Node.into();
     let pod = c.run_pod_by("runc", pod_of(c, &option)?).await?;
-    let mut config = c.script("readlink /proc/self/ns/net; id -u; test -d /sys/class/net/lo && echo sys");
+    let mut config =
+        c.script("readlink /proc/self/ns/net; id -u; test -d /sys/class/net/lo && echo sys");
     security(&mut config)?.namespace_options = Some(option);
     let own = std::fs::read_link("/proc/self/ns/net")?.display().to_string();
     equal("the namespace", c.output(&pod, &config).await?, format!("{own}\n0\nsys"))?;

@@ -425,11 +425,8 @@ async fn beyond(c: &Context) -> Result<()> {
     let pod = c.plain_pod().await?;
     let mut config = c.script("stat -c %u:%g /mnt/9 /mnt/10");
     let ids = |host_id| vec![IdMapping { host_id, container_id: 0, length: 10 }];
-    let mount = Mount {
-        uid_mappings: ids(7000),
-        gid_mappings: ids(8000),
-        ..mount(&directory, "/mnt")
-    };
+    let mount =
+        Mount { uid_mappings: ids(7000), gid_mappings: ids(8000), ..mount(&directory, "/mnt") };
     config.mounts = vec![mount];
     equal("the owners", c.output(&pod, &config).await?, "7009:8009\n65534:65534")
 }
@@ -442,7 +439,8 @@ async fn relabel(c: &Context) -> Result<()> {
     let directory = c.directory()?;
     fs::write(directory.join("file"), "content")?;
     let facts = || -> Result<String> {
-        let stat = |path: &str| program::output(Command::new("stat").args(["-c", "%u:%g:%a:%Z:%Y", path]));
+        let stat =
+            |path: &str| program::output(Command::new("stat").args(["-c", "%u:%g:%a:%Z:%Y", path]));
         let file = directory.join("file").display().to_string();
         Ok(format!("{:?} {:?}", stat("/etc/hosts")?, stat(&file)?))
     };

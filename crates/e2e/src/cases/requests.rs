@@ -67,7 +67,8 @@ async fn kubelet(c: &Context) -> Result<()> {
     let mut config = c.script("echo end > /dev/termination-log; cat /proc/self/oom_score_adj; grep Seccomp: /proc/self/status | cut -f 2");
     config.log_path = "name/0.log".to_owned();
     std::fs::create_dir_all(std::path::Path::new(&pod.config.log_directory).join("name"))?;
-    config.envs = vec![KeyValue { key: "KUBERNETES_PORT".to_owned(), value: "tcp://10.96.0.1:443".into() }];
+    config.envs =
+        vec![KeyValue { key: "KUBERNETES_PORT".to_owned(), value: "tcp://10.96.0.1:443".into() }];
     config.mounts = vec![
         mount("token", "/var/run/secrets/kubernetes.io/serviceaccount", true),
         mount("etc-hosts", "/etc/hosts", false),

@@ -264,4 +264,6 @@ fn bracketed(host: &str) -> String {
 }
 
 #[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
 mod tests;

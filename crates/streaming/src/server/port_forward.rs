@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{SinkExt, StreamExt};
+use futures_util::StreamExt;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::backend::Backend;
 use super::process::Times;
-use super::session::{Gone, Output};
+use super::session::{Gone, Output, write_messages};
 use crate::Activity;
 use crate::channel::Coding;
 use crate::spdy::{Connection, Limits, Role, Status, Stream, StreamReader, StreamWriter};
@@ -31,7 +31,7 @@ const PAIR_PATIENCE: Duration = Duration::from_secs(30);
 const CHUNK: usize = 32 << 10;
 
 /// How many messages wait for a port's connection.
-const MESSAGE_QUEUE: usize = 16;
+const INPUT_QUEUE: usize = 16;
 
 /// Streams that wait for their other half.
 #[derive(Default)]
@@ -200,20 +200,14 @@ pub(crate) async fn over_websocket<B: Backend>(
     times: Times,
 ) {
     let activity = Activity::default();
-    let (mut sink, mut source) = socket.split();
-    let (messages, mut queue) = mpsc::channel::<Message>(MESSAGE_QUEUE);
-    let writing = tokio::spawn(async move {
-        while let Some(message) = queue.recv().await {
-            sink.send(message).await?;
-        }
-        sink.send(Message::Close(None)).await
-    });
+    let (sink, mut source) = socket.split();
+    let (messages, writing) = write_messages(sink);
     let (mut inputs, mut forwards) = (HashMap::new(), JoinSet::new());
     for (number, port) in ports.iter().enumerate() {
         let Ok(data) = u8::try_from(number * 2) else { break };
         let output = |channel| Output::Channel { channel, coding, messages: messages.clone() };
         let (output, error) = (output(data), output(data.saturating_add(1)));
-        let (sender, input) = mpsc::channel(MESSAGE_QUEUE);
+        let (sender, input) = mpsc::channel(INPUT_QUEUE);
         inputs.insert(data, sender);
         let (backend, sandbox, port) = (backend.clone(), sandbox.to_owned(), *port);
         forwards.spawn(async move {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
+use futures_util::StreamExt;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::sync::{mpsc, watch};
@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::backend::{Backend, Wanted};
 use super::process::{self, ATTACH_BEHIND, EXEC_BEHIND, Times};
-use super::session::{Channels, Input, Output};
+use super::session::{Channels, Input, Output, write_messages};
 use crate::channel::{CLOSE, Coding, ERROR, RESIZE, STDERR, STDIN, STDOUT};
 use crate::protocol::Version;
 use crate::spdy::{Closed, Connection, Limits, Role, Status, Stream};
@@ -23,9 +23,6 @@ const OPEN_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The most streams of a remote command's connection: five, and some that come twice.
 const MAX_STREAMS: usize = 16;
-
-/// How many messages wait, either way.
-const MESSAGE_QUEUE: usize = 16;
 
 /// The input that waits for a process, in messages of its client.
 const INPUT_QUEUE: usize = 16;
@@ -142,14 +139,8 @@ pub(crate) async fn over_websocket<B: Backend>(
     times: Times,
 ) {
     let activity = Activity::default();
-    let (mut sink, mut source) = socket.split();
-    let (messages, mut queue) = mpsc::channel::<Message>(MESSAGE_QUEUE);
-    let writing = tokio::spawn(async move {
-        while let Some(message) = queue.recv().await {
-            sink.send(message).await?;
-        }
-        sink.send(Message::Close(None)).await
-    });
+    let (sink, mut source) = socket.split();
+    let (messages, writing) = write_messages(sink);
     let closed = watch::Sender::new(false);
     let output = |channel| Output::Channel { channel, coding, messages: messages.clone() };
     let (stdin, stdin_input) = channel(streams.stdin);

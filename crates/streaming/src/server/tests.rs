@@ -17,12 +17,12 @@ use crate::{Outcome, Streams, TerminalSize};
 
 /// A node on which every container is the host.
 #[derive(Debug, Clone, Default)]
-struct Fake {
+pub(super) struct Fake {
     /// How many processes run.
     running: Arc<AtomicUsize>,
 }
 
-struct FakeProcess {
+pub(super) struct FakeProcess {
     child: Child,
     console: Option<OwnedFd>,
     running: Arc<AtomicUsize>,

@@ -40,7 +40,7 @@ impl Headers {
         out
     }
 
-    fn read(mut bytes: &[u8]) -> Result<Self, FrameError> {
+    pub(super) fn read(mut bytes: &[u8]) -> Result<Self, FrameError> {
         let count = number(&mut bytes)?;
         if count > MAX_COUNT {
             return Err(FrameError::Headers("there are too many"));

@@ -35,4 +35,6 @@ pub fn fuzz(bytes: &[u8]) {
 }
 
 #[cfg(test)]
+pub(crate) mod fuzz_tests;
+#[cfg(test)]
 mod tests;

@@ -18,7 +18,7 @@ use crate::{
     user,
 };
 
-/// Clones, places and releases a process inside a running container.
+/// Clones a process for a running container, which goes into its cgroups before all else.
 ///
 /// The caller must have one thread. Nothing here waits for the set-up itself.
 ///

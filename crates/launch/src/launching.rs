@@ -9,7 +9,7 @@ use crate::channel::{MAX_FRAME, Word};
 use crate::spawn::{self, ChildPid, Spawned};
 use crate::{ContainerLaunch, LaunchError};
 
-/// A process that was released and is being set up.
+/// A process that was cloned and is being set up.
 #[derive(Debug)]
 pub struct Launching {
     /// The process, as the caller's PID namespace numbers it.
@@ -34,7 +34,7 @@ pub struct Started {
 /// The most notices kept of one launch; a child sends one a limit and one a capability set.
 const MAX_NOTICES: usize = 64;
 
-/// Clones, places and releases the first process of a container.
+/// Clones the first process of a container, which goes into its cgroups before all else.
 ///
 /// The caller must have one thread. Nothing here waits for the set-up itself.
 ///

@@ -177,7 +177,7 @@ async fn spawn_monitor(task: &mut PodTask) -> Result<()> {
     let _kept = inner.monitors_cgroup.read().await;
     let place = inner.ensure_cgroup(inner.monitors_path()).await?;
     let spawned =
-        inner.services.monitors.spawn(task.id(), task.files.dir(), &place.procs_files).await;
+        inner.services.monitors.spawn(task.id(), task.files.dir(), &place.placement).await;
     release(place.holder).await;
     let (monitor, events) = spawned.map_err(|source| Error::Monitor {
         what: format!("start the monitor of sandbox {}", task.id()),
@@ -194,8 +194,8 @@ async fn make_namespaces(task: &mut PodTask) -> Result<()> {
     let own_net = task.record.netns.is_some();
     let (reaper, holder) = if namespaces.pid == PidMode::Pod {
         let path = task.inner.leaf(&task.record.cgroup_parent, task.id().as_str());
-        let Place { procs_files, holder } = task.inner.ensure_cgroup(path).await?;
-        (Some(ReaperRequest { cgroup: CgroupPlacement { procs_files, v2_dir: None } }), holder)
+        let Place { placement, holder } = task.inner.ensure_cgroup(path).await?;
+        (Some(ReaperRequest { cgroup: placement }), holder)
     } else {
         (None, None)
     };
@@ -255,7 +255,7 @@ async fn attach(task: &PodTask) -> Result<Option<network::Attachment>> {
 
 /// A cgroup to place a process in.
 pub(crate) struct Place {
-    pub(crate) procs_files: Vec<std::path::PathBuf>,
+    pub(crate) placement: CgroupPlacement,
     /// What keeps it until the process is there.
     pub(crate) holder: Option<cgroups::Holder>,
 }
@@ -419,7 +419,10 @@ impl Inner {
                 .cgroups
                 .create(&path, &cgroups::Resources::default())
                 .map_err(failed)?;
-            Ok(Place { procs_files: created.cgroup.procs_files(), holder: created.holder })
+            Ok(Place {
+                placement: crate::spec::placement(&created.cgroup),
+                holder: created.holder,
+            })
         })
         .await
     }

@@ -25,6 +25,7 @@ use crate::{
 /// # Errors
 /// Where it fails no process is left: a child that was cloned has been killed and reaped.
 pub fn start_exec(launch: &ExecLaunch<'_>) -> Result<Launching, LaunchError> {
+    stdio::keep_null();
     let pid = ChildPid::Of(launch.init_pidfd);
     let spawned =
         spawn::spawn(&pid, &launch.cgroup, |token, voice| match set_up(launch, token, voice) {

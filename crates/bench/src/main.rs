@@ -45,6 +45,9 @@ enum What {
         /// The `corten` that is measured, `corten-monitor` beside it.
         #[arg(long, value_name = "FILE")]
         program: PathBuf,
+        /// Another build of `corten` in the place of containerd: what a change did.
+        #[arg(long, value_name = "FILE")]
+        beside: Option<PathBuf>,
         /// How many pods are made and ended one by one; the median counts.
         #[arg(long, default_value_t = 30)]
         rounds: usize,
@@ -58,7 +61,9 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().what {
         What::Inflate => inflate::run(),
         What::Pull { program, rounds } => pull::run(&program, rounds),
-        What::Pods { program, rounds, pods } => pods::run(&program, rounds, pods),
+        What::Pods { program, beside, rounds, pods } => {
+            pods::run(&program, beside.as_deref(), rounds, pods)
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

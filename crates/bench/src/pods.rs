@@ -1,5 +1,5 @@
-//! The life of pods, of Corten and of Debian's containerd in turn, beside the budgets: one
-//! run, so that both meet the same machine.
+//! The life of pods, of Corten and of Debian's containerd (or of another build of Corten) in
+//! turn, beside the budgets: one run, so that both meet the same machine.
 //!
 //! Both have the network that kubeadm's users have (bridge, host-local, portmap); Corten runs
 //! that chain in its own process. Memory is that of daemons, monitors and shims; containerd's
@@ -37,14 +37,19 @@ const MIB: f64 = 1024.0 * 1024.0;
 
 /// Measures all and prints a table.
 #[tokio::main(flavor = "current_thread")]
-pub async fn run(program: &Path, rounds: usize, pods: usize) -> Result<()> {
-    let program = program.canonicalize().context("our program is not built: run `make build`")?;
+pub async fn run(program: &Path, beside: Option<&Path>, rounds: usize, pods: usize) -> Result<()> {
     let ground = Ground::new()?;
     let catalog = Arc::new(Catalog::build(&ground)?);
-    let sides = [Side::corten(&catalog, &program).await?, Side::containerd(&catalog).await?];
+    let ours = Side::corten(&catalog, &built(program)?).await?;
+    let (theirs, other) = match beside {
+        Some(other) => (Side::corten(&catalog, &built(other)?).await?, "the other".to_owned()),
+        None => {
+            (Side::containerd(&catalog).await?, format!("containerd {}", Containerd::version()?))
+        }
+    };
+    let sides = [ours, theirs];
     println!("medians of {rounds} rounds, {pods} pods for rates, both runtimes in turn");
-    let ours = format!("corten {}", env!("CARGO_PKG_VERSION"));
-    heading([&ours, &format!("containerd {}", Containerd::version()?)]);
+    heading([&format!("corten {}", env!("CARGO_PKG_VERSION")), &other]);
     // A node has pods: what is made with the first one, and goes with the last, is not measured.
     let mut first = Vec::new();
     for side in &sides {
@@ -59,6 +64,11 @@ pub async fn run(program: &Path, rounds: usize, pods: usize) -> Result<()> {
     many_pods(&sides, pods).await?;
     logs(&sides, &ground).await?;
     memory(&sides).await
+}
+
+fn built(program: &Path) -> Result<PathBuf> {
+    let missing = || format!("{} is not built: run `make build`", program.display());
+    program.canonicalize().with_context(missing)
 }
 
 /// The times of pods' making and ending.

@@ -226,13 +226,13 @@ impl Cgroup {
         &self.path
     }
 
-    /// Returns the `cgroup.procs` of every hierarchy, the unified tree's last. A
-    /// process that is written to all of them is in the cgroup.
+    /// Returns the `cgroup.procs` of every hierarchy, the unified tree's last.
     pub fn procs_files(&self) -> Vec<PathBuf> {
         self.layout.dirs(&self.path).into_iter().map(|dir| dir.join("cgroup.procs")).collect()
     }
 
-    /// Returns the `cgroup.procs` of the v1 hierarchies alone.
+    /// Returns the `cgroup.procs` of the v1 hierarchies alone. A process that is in these and
+    /// in [`Cgroup::v2_dir`] is in the cgroup.
     pub fn v1_procs_files(&self) -> Vec<PathBuf> {
         self.layout
             .v1

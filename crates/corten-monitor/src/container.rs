@@ -7,14 +7,14 @@
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use container_log::LogWriter;
 use launch::{ContainerLaunch, LaunchError, Launching, PidNamespace, Placement, Rootfs, Stdio};
 use monitor_proto::{
-    CgroupPlacement, ContainerPhase, ContainerPid, Exit, Failure, FailureKind, KillCgroup, Notice,
-    OomFile, Reply, StartContainer, Started,
+    ContainerPhase, ContainerPid, Exit, Failure, FailureKind, KillCgroup, Notice, OomFile, Reply,
+    StartContainer, Started,
 };
 use rustix::process::Pid;
 use sys::pidfd;
@@ -179,8 +179,8 @@ pub(crate) fn exhausted(what: &str, error: impl std::fmt::Display) -> Failure {
 }
 
 /// Opens a directory of the unified tree to be cloned into.
-pub(crate) fn open_cgroup(placement: &CgroupPlacement) -> Result<Option<OwnedFd>, Failure> {
-    let Some(dir) = &placement.v2_dir else { return Ok(None) };
+pub(crate) fn open_cgroup(dir: Option<&Path>) -> Result<Option<OwnedFd>, Failure> {
+    let Some(dir) = dir else { return Ok(None) };
     let flags =
         rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
     rustix::fs::open(dir, flags, rustix::fs::Mode::empty())
@@ -271,7 +271,7 @@ impl Monitor {
         stdio: Stdio<'_>,
     ) -> Result<(Starting, Process), Failure> {
         let target = self.target_namespace(&wanted.pid)?;
-        let into = open_cgroup(&wanted.cgroup)?;
+        let into = open_cgroup(wanted.cgroup.v2_dir.as_deref())?;
         let launch = ContainerLaunch {
             bundle: wanted.bundle.clone(),
             rootfs: rootfs_of(&wanted.rootfs),

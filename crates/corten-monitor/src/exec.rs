@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, pidfd_send_signal};
 use sys::pidfd;
 use types::ContainerId;
 
-use crate::container::{LAUNCH_LIMIT, Process, kernel, launch_failure};
+use crate::container::{LAUNCH_LIMIT, Process, kernel, launch_failure, open_cgroup};
 use crate::exits::{self, kill_and_reap};
 use crate::kill::kill_cgroup;
 use crate::monitor::Monitor;
@@ -123,11 +123,9 @@ impl Monitor {
         };
         let (stdin, stdout, stderr) =
             (next(wanted.stdin)?, next(wanted.stdout)?, next(wanted.stderr)?);
-        let mut procs_files = wanted.cgroup.procs_files.clone();
         if let Some(dir) = &wanted.cgroup.dir {
             fs::create_dir(dir)
                 .map_err(|e| kernel(&format!("create cgroup {}", dir.display()), e))?;
-            procs_files.push(dir.join("cgroup.procs"));
         }
         if by_program {
             let streams = [stdin, stdout, stderr];
@@ -137,12 +135,22 @@ impl Monitor {
             }
             return begun;
         }
+        let into = match open_cgroup(wanted.cgroup.dir.as_deref()) {
+            Ok(into) => into,
+            Err(failure) => {
+                self.leave_cgroup(wanted.cgroup.dir);
+                return Err(failure);
+            }
+        };
         let launch = ExecLaunch {
             init_pid: init.pid,
             init_pidfd: init.pidfd.as_fd(),
             bundle: container.bundle.clone(),
             process,
-            cgroup: Placement { procs_files, into_cgroup: None },
+            cgroup: Placement {
+                procs_files: wanted.cgroup.procs_files.clone(),
+                into_cgroup: into.as_ref().map(AsFd::as_fd),
+            },
             stdio: if wanted.tty {
                 Stdio::Terminal
             } else {

@@ -85,7 +85,7 @@ impl Monitor {
 }
 
 fn start_reaper(wanted: &ReaperRequest, handles: &NamespaceHandles) -> Result<Reaper, Failure> {
-    let into = open_cgroup(&wanted.cgroup)?;
+    let into = open_cgroup(wanted.cgroup.v2_dir.as_deref())?;
     let joined = [&handles.net, &handles.ipc, &handles.uts];
     let launch = ReaperLaunch {
         namespaces: joined.into_iter().flatten().map(AsFd::as_fd).collect(),

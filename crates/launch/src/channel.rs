@@ -1,7 +1,6 @@
 //! The channel between the parent and the child that is being set up.
 //!
 //! ```text
-//! parent ── go ──▶ child            the child is parked until then
 //! parent ◀─ notice*, console?, ready ─ child
 //! parent ◀─ end of stream ─ child   after ready: execve was done
 //! parent ◀─ failed ─ child          at any time, the last word
@@ -57,10 +56,11 @@ impl Voice {
         self.0.as_fd()
     }
 
-    /// Waits for the parent's word; false when the parent has gone.
-    pub(crate) fn wait_for_go(&self) -> bool {
+    /// Waits until the parent has gone, or ends us.
+    pub(crate) fn wait_for_parents_end(&self) {
         let mut buffer = [0; 1];
-        sys::message::receive(&self.0, &mut buffer).is_ok_and(|received| received.length == 1)
+        // Nobody writes to us: what comes is the end.
+        drop(sys::message::receive(&self.0, &mut buffer));
     }
 
     /// Says a word. What cannot be said is lost: the parent then sees the stream end.
@@ -74,11 +74,6 @@ impl Voice {
     pub(crate) fn notice(&self, text: &str) {
         self.say(&Word::Notice(text.chars().take(MAX_NOTICE_CHARS).collect()), None);
     }
-}
-
-/// Lets the child go.
-pub(crate) fn send_go(socket: impl AsFd) -> io::Result<()> {
-    sys::message::send(socket, b"g", &[])
 }
 
 /// Waits until a helper process has been set up.

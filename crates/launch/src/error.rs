@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
+    /// Entering a cgroup.
+    Cgroup,
     /// Reading the spec, or something in it that cannot be done.
     Spec,
     /// Joining or making a namespace.
@@ -101,18 +103,6 @@ pub enum LaunchError {
     /// The PID namespace to join has no first process any more.
     #[error("the pid namespace to join has ended")]
     PidNamespaceEnded(#[source] io::Error),
-    /// The child could not be put in a cgroup.
-    #[error("failed to place the new process in {path}")]
-    Place {
-        /// The `cgroup.procs` file.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
-    /// The child could not be released.
-    #[error("failed to release the new process")]
-    Release(#[source] io::Error),
     /// A namespace handle could not be opened.
     #[error("failed to open the {kind} namespace of process {pid}")]
     OpenNamespace {

@@ -18,13 +18,14 @@ use crate::{
     user,
 };
 
-/// Clones, places and releases a process inside a running container.
+/// Clones a process for a running container, which goes into its cgroups before all else.
 ///
 /// The caller must have one thread. Nothing here waits for the set-up itself.
 ///
 /// # Errors
 /// Where it fails no process is left: a child that was cloned has been killed and reaped.
 pub fn start_exec(launch: &ExecLaunch<'_>) -> Result<Launching, LaunchError> {
+    stdio::keep_null();
     let pid = ChildPid::Of(launch.init_pidfd);
     let spawned =
         spawn::spawn(&pid, &launch.cgroup, |token, voice| match set_up(launch, token, voice) {

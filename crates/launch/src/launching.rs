@@ -7,9 +7,9 @@ use rustix::process::Pid;
 
 use crate::channel::{MAX_FRAME, Word};
 use crate::spawn::{self, ChildPid, Spawned};
-use crate::{ContainerLaunch, LaunchError};
+use crate::{ContainerLaunch, LaunchError, stdio};
 
-/// A process that was released and is being set up.
+/// A process that was cloned and is being set up.
 #[derive(Debug)]
 pub struct Launching {
     /// The process, as the caller's PID namespace numbers it.
@@ -34,13 +34,14 @@ pub struct Started {
 /// The most notices kept of one launch; a child sends one a limit and one a capability set.
 const MAX_NOTICES: usize = 64;
 
-/// Clones, places and releases the first process of a container.
+/// Clones the first process of a container, which goes into its cgroups before all else.
 ///
 /// The caller must have one thread. Nothing here waits for the set-up itself.
 ///
 /// # Errors
 /// Where it fails no process is left: a child that was cloned has been killed and reaped.
 pub fn start_container(launch: &ContainerLaunch<'_>) -> Result<Launching, LaunchError> {
+    stdio::keep_null();
     let pid = ChildPid::Given(launch.pid);
     let spawned = spawn::spawn(&pid, &launch.cgroup, |token, voice| {
         crate::container::run(launch, token, voice)

@@ -1,8 +1,8 @@
 //! Turns an OCI bundle into a running process, without executing a runtime program.
 //!
 //! ```text
-//! start_container ─ clone3 ─▶ parked ─ placed in its cgroups ─▶ released ─▶ set up ─▶ execve
-//!        │                      (child)        (parent)                      (child)
+//! start_container ─ clone3 ─▶ enters its cgroups ─▶ set up ─▶ execve      (child)
+//!        │
 //!        └─▶ Launching: pid, pidfd, status descriptor ── poll() ─▶ Started | LaunchError
 //! ```
 //!

@@ -57,7 +57,7 @@ const DIRECTORIES: [&str; 4] = ["lower", "upper", "work", "target"];
 
 fn hold(voice: &Voice) -> ! {
     voice.say(&Word::Ready, None);
-    voice.wait_for_go();
+    voice.wait_for_parents_end();
     sys::clone::exit_now(0)
 }
 

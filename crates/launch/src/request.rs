@@ -70,7 +70,7 @@ pub enum PidNamespace<'a> {
 /// Where a process is put before it executes.
 #[derive(Debug, Clone, Default)]
 pub struct Placement<'a> {
-    /// `cgroup.procs` files: one a v1 hierarchy, and one of the v2 tree.
+    /// `cgroup.procs` files of the cgroups that the child enters by itself: one a v1 hierarchy.
     pub procs_files: Vec<PathBuf>,
     /// A directory of the v2 tree to be cloned into.
     pub into_cgroup: Option<BorrowedFd<'a>>,

@@ -234,7 +234,7 @@ fn take_uid(effective: Uid) -> Done {
 /// In the child: keeps the namespaces until the parent has taken them or has gone.
 fn hold(voice: &Voice) -> ! {
     voice.say(&Word::Ready, None);
-    voice.wait_for_go();
+    voice.wait_for_parents_end();
     sys::clone::exit_now(0)
 }
 

@@ -1,7 +1,6 @@
-//! The parent's half: clone, place, release.
+//! The parent's half, and the child's first step: clone, and into the cgroups.
 
-use std::fs::OpenOptions;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
 
@@ -9,8 +8,9 @@ use rustix::process::{Pid, Signal};
 use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
 use sys::clone::{ChildToken, CloneArgs, Cloned};
 
-use crate::channel::{Voice, Word, send_go};
-use crate::{ChildFailure, LaunchError, PidNamespace, Placement};
+use crate::channel::{Voice, Word};
+use crate::step::{Done, During};
+use crate::{ChildFailure, LaunchError, PidNamespace, Placement, Step};
 
 /// The PID namespace of a child.
 pub(crate) enum ChildPid<'a> {
@@ -20,7 +20,7 @@ pub(crate) enum ChildPid<'a> {
     Of(BorrowedFd<'a>),
 }
 
-/// A child that was placed and released.
+/// A child that was cloned.
 pub(crate) struct Spawned {
     pub(crate) pid: Pid,
     pub(crate) pidfd: OwnedFd,
@@ -28,8 +28,8 @@ pub(crate) struct Spawned {
     pub(crate) socket: OwnedFd,
 }
 
-/// Clones a child that runs `body` once it is in its cgroups. `body` comes back only when it
-/// failed; what it says then is reported and the child ends.
+/// Clones a child that goes into its cgroups and then runs `body`. `body` comes back only when
+/// it failed; what it says then is reported and the child ends.
 pub(crate) fn spawn(
     pid: &ChildPid<'_>,
     cgroup: &Placement<'_>,
@@ -39,29 +39,19 @@ pub(crate) fn spawn(
     match clone_into(pid, cgroup.into_cgroup)? {
         Cloned::Child(token) => {
             drop(socket);
-            if let Ok(voice) = Voice::new(childs)
-                && voice.wait_for_go()
-            {
+            if let Ok(voice) = Voice::new(childs) {
                 // A panic must not unwind into the parent's code in a second process.
-                let body = AssertUnwindSafe(|| body(&token, &voice));
+                let body = AssertUnwindSafe(|| match enter(cgroup) {
+                    Ok(()) => body(&token, &voice),
+                    Err(failure) => failure,
+                });
                 if let Ok(failure) = std::panic::catch_unwind(body) {
                     voice.say(&Word::Failed(failure), None);
                 }
             }
             sys::clone::exit_now(FAILED_CHILD_CODE)
         }
-        Cloned::Parent { pid, pidfd } => {
-            drop(childs);
-            let released =
-                place(pid, cgroup).and_then(|()| send_go(&socket).map_err(LaunchError::Release));
-            match released {
-                Ok(()) => Ok(Spawned { pid, pidfd, socket }),
-                Err(error) => {
-                    kill_and_reap(&pidfd);
-                    Err(error)
-                }
-            }
-        }
+        Cloned::Parent { pid, pidfd } => Ok(Spawned { pid, pidfd, socket }),
     }
 }
 
@@ -126,15 +116,10 @@ fn clone_elsewhere(
     }
 }
 
-fn place(pid: Pid, cgroup: &Placement<'_>) -> Result<(), LaunchError> {
-    let number = pid.as_raw_pid().to_string();
+/// In the child: goes into the cgroups that it was not cloned into.
+fn enter(cgroup: &Placement<'_>) -> Done {
     for path in &cgroup.procs_files {
-        // Never created: a missing cgroup must not become a plain file.
-        let written = OpenOptions::new()
-            .write(true)
-            .open(path)
-            .and_then(|mut file| file.write_all(number.as_bytes()));
-        written.map_err(|source| LaunchError::Place { path: path.clone(), source })?;
+        sys::cgroup::enter(path).during_on(Step::Cgroup, "failed to enter the cgroup of", path)?;
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use oci_spec::runtime::Process;
 use rustix::fs::{FileType, Mode, OFlags, Uid};
@@ -115,10 +116,31 @@ pub(crate) fn give_to_user(
 /// the descriptor can use the device and cannot change the node, which is the host's.
 pub(crate) fn open_null() -> Done<OwnedFd> {
     let during = "failed to open /dev/null";
-    let tree = null_mount()?;
+    let own;
+    let tree = match KEPT_NULL.get() {
+        Some(kept) => kept.as_fd(),
+        None => {
+            own = null_mount()?;
+            own.as_fd()
+        }
+    };
     let path = format!("/proc/self/fd/{}", tree.as_raw_fd());
     rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .during(Step::Stdio, during)
+}
+
+/// The mount that children of this process open the null device by.
+static KEPT_NULL: OnceLock<OwnedFd> = OnceLock::new();
+
+/// Keeps a mount of the null device for children that are cloned from now on: each would give one
+/// of its own back, and the kernel waits for a grace period there.
+pub(crate) fn keep_null() {
+    if KEPT_NULL.get().is_none()
+        && let Ok(tree) = null_mount()
+    {
+        // There is one thread: nobody was faster.
+        let _ = KEPT_NULL.set(tree);
+    }
 }
 
 /// A read-only mount of the machine's `/dev/null`, attached nowhere.

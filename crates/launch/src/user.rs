@@ -142,7 +142,7 @@ pub(crate) fn make(mappings: &UserNamespace) -> Result<OwnedFd, LaunchError> {
             Err(failure) => failure,
             Ok(()) => {
                 voice.say(&Word::Ready, None);
-                voice.wait_for_go();
+                voice.wait_for_parents_end();
                 sys::clone::exit_now(0)
             }
         }

@@ -1,11 +1,11 @@
 //! The handle of one monitor, and where handles come from.
 
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use monitor_proto::{ContainerState, Features, MakeSandbox, Notice, ReaperState};
+use monitor_proto::{CgroupPlacement, ContainerState, Features, MakeSandbox, Notice, ReaperState};
 use rustix::process::Signal;
 use tokio::sync::mpsc;
 use types::SandboxId;
@@ -84,7 +84,7 @@ impl Monitors {
         Self { program: Arc::new(program) }
     }
 
-    /// Starts the monitor of a sandbox and puts it in its cgroups before it does anything.
+    /// Starts the monitor of a sandbox, in its cgroups before it executes.
     ///
     /// `state_dir` is the sandbox's own directory; it exists, with mode 0700. Must be called
     /// within a tokio runtime that runs I/O and time.
@@ -98,9 +98,9 @@ impl Monitors {
         &self,
         sandbox: &SandboxId,
         state_dir: &Path,
-        monitor_cgroup_procs_files: &[PathBuf],
+        cgroup: &CgroupPlacement,
     ) -> Result<(Monitor, Events), MonitorError> {
-        let spawned = self.start(sandbox, state_dir, monitor_cgroup_procs_files).await?;
+        let spawned = self.start(sandbox, state_dir, cgroup).await?;
         let (socket, child) = spawned.into_parts();
         let greeting = handshake(sandbox, socket).await?;
         Ok(Self::run(greeting, Some(child)))
@@ -131,19 +131,17 @@ impl Monitors {
         work.await.unwrap_or_else(|error| Err(error.to_string()))
     }
 
-    /// Starts and places the process on a thread that may block.
+    /// Starts the process on a thread that may block.
     async fn start(
         &self,
         sandbox: &SandboxId,
         state_dir: &Path,
-        procs_files: &[PathBuf],
+        cgroup: &CgroupPlacement,
     ) -> Result<SpawnedMonitor, MonitorError> {
         let (program, name) = (self.program.clone(), sandbox.clone());
-        let (state_dir, procs_files) = (state_dir.to_owned(), procs_files.to_vec());
+        let (state_dir, cgroup) = (state_dir.to_owned(), cgroup.clone());
         let work = tokio::task::spawn_blocking(move || {
-            let spawned = SpawnedMonitor::start(&program, &name, &state_dir)?;
-            spawned.place(&procs_files)?;
-            Ok(spawned)
+            SpawnedMonitor::start(&program, &name, &state_dir, &cgroup)
         });
         work.await.unwrap_or_else(|error| {
             Err(MonitorError::Spawn { sandbox: sandbox.clone(), source: error.into() })

@@ -1,20 +1,25 @@
 //! Starting a monitor's process.
 //!
 //! The monitor finds the daemon's connection as descriptor 0, the socket to listen on as 1 and
-//! its log as 2: nothing has to run between fork and exec, so that the C library's posix_spawn
-//! starts it without a copy of the daemon's page tables.
+//! its log as 2. It is cloned into its cgroup of the unified tree and enters the others before
+//! it executes: whom somebody else moves waits for a grace period of the kernel.
 
+use std::ffi::CString;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use monitor_proto::{EXITS_DIR, MONITOR_LOG_NAME};
+use monitor_proto::{CgroupPlacement, EXITS_DIR, MONITOR_LOG_NAME};
+use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::Signal;
+use sys::exec::StringArray;
+use sys::spawn::{Program, SpawnError};
 use types::SandboxId;
 
 use crate::watch::watch;
@@ -22,7 +27,6 @@ use crate::{MonitorError, MonitorProgram};
 
 /// A monitor that was started and has done nothing yet. Dropped, it is killed.
 pub(crate) struct SpawnedMonitor {
-    sandbox: SandboxId,
     socket: OwnedFd,
     child: Child,
 }
@@ -30,7 +34,7 @@ pub(crate) struct SpawnedMonitor {
 /// The process of a monitor that this daemon started. Dropped, it is killed and reaped.
 #[derive(Debug)]
 pub(crate) struct Child {
-    process: Option<(std::process::Child, OwnedFd)>,
+    pidfd: Option<OwnedFd>,
 }
 
 impl SpawnedMonitor {
@@ -39,6 +43,7 @@ impl SpawnedMonitor {
         program: &MonitorProgram,
         sandbox: &SandboxId,
         state_dir: &Path,
+        cgroup: &CgroupPlacement,
     ) -> Result<Self, MonitorError> {
         if monitor_proto::connect(state_dir).is_ok() {
             return Err(MonitorError::RunsAlready { sandbox: sandbox.clone() });
@@ -49,38 +54,51 @@ impl SpawnedMonitor {
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
                 .map_err(|errno| failed(errno.into()))?;
-        let child = Command::new(program.path())
-            .arg0("corten-monitor")
-            .arg("--sandbox")
-            .arg(sandbox.as_str())
-            .arg("--state-dir")
-            .arg(state_dir)
-            .env_clear()
-            .stdin(Stdio::from(theirs))
-            .stdout(Stdio::from(listener))
-            .stderr(Stdio::from(log))
-            .spawn()
-            .map_err(failed)?;
-        let child = Child::new(child).map_err(failed)?;
-        Ok(Self { sandbox: sandbox.clone(), socket: ours, child })
-    }
-
-    /// Puts the process into cgroups; it waits for its greeting meanwhile.
-    pub(crate) fn place(&self, procs_files: &[PathBuf]) -> Result<(), MonitorError> {
-        let pid = self.child.pid();
-        for path in procs_files {
-            std::fs::write(path, pid.to_string()).map_err(|source| MonitorError::Place {
-                sandbox: self.sandbox.clone(),
-                path: path.clone(),
-                source,
+        let stdio = [theirs.as_fd(), listener.as_fd(), log.as_fd()];
+        let pidfd =
+            execute(program, sandbox, state_dir, stdio, cgroup).map_err(|error| match error {
+                SpawnError::Place { path, source } => {
+                    MonitorError::Place { sandbox: sandbox.clone(), path, source }
+                }
+                SpawnError::Clone(source) | SpawnError::Execute(source) => failed(source),
             })?;
-        }
-        Ok(())
+        let child = Child { pidfd: Some(pidfd) };
+        Ok(Self { socket: ours, child })
     }
 
     pub(crate) fn into_parts(self) -> (OwnedFd, Child) {
         (self.socket, self.child)
     }
+}
+
+fn execute(
+    program: &MonitorProgram,
+    sandbox: &SandboxId,
+    state_dir: &Path,
+    stdio: [BorrowedFd<'_>; 3],
+    cgroup: &CgroupPlacement,
+) -> Result<OwnedFd, SpawnError> {
+    let text =
+        |bytes: &[u8]| CString::new(bytes).map_err(|error| SpawnError::Execute(error.into()));
+    let directory = state_dir.as_os_str().as_bytes();
+    let args: [&[u8]; 5] =
+        [b"corten-monitor", b"--sandbox", sandbox.as_str().as_bytes(), b"--state-dir", directory];
+    let args = args.into_iter().map(text).collect::<Result<_, _>>()?;
+    let into = cgroup.v2_dir.as_deref().map(open_directory).transpose()?;
+    let (_, pidfd) = sys::spawn::spawn(&Program {
+        path: &text(program.path().as_os_str().as_bytes())?,
+        args: &StringArray::new(args),
+        env: &StringArray::new(Vec::new()),
+        stdio,
+        into_cgroup: into.as_ref().map(AsFd::as_fd),
+        procs_files: &cgroup.procs_files,
+    })?;
+    Ok(pidfd)
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd, SpawnError> {
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| SpawnError::Place { path: path.to_owned(), source: errno.into() })
 }
 
 fn prepare(sandbox: &SandboxId, state_dir: &Path) -> Result<(OwnedFd, File), MonitorError> {
@@ -127,46 +145,30 @@ pub(crate) fn probe(program: &MonitorProgram, scratch: &Path) -> Result<(), Stri
 }
 
 impl Child {
-    fn new(mut child: std::process::Child) -> io::Result<Self> {
-        match rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
-            Ok(pidfd) => Ok(Self { process: Some((child, pidfd)) }),
-            Err(errno) => {
-                child.kill()?;
-                child.wait()?;
-                Err(errno.into())
-            }
-        }
-    }
-
-    fn pid(&self) -> u32 {
-        self.process.as_ref().map_or(0, |(child, _)| child.id())
-    }
-
     /// Lets it live without this handle; it is reaped when it ends.
     pub(crate) fn release(mut self) {
-        if let Some((child, pidfd)) = self.process.take() {
-            tokio::spawn(reap(child, pidfd));
+        if let Some(pidfd) = self.pidfd.take() {
+            tokio::spawn(reap(pidfd));
         }
     }
 }
 
 impl Drop for Child {
     fn drop(&mut self) {
-        if let Some((mut child, pidfd)) = self.process.take() {
+        if let Some(pidfd) = self.pidfd.take() {
             let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
             // SIGKILL ends a process that holds nothing at once.
-            let _ = child.wait();
+            let _ = sys::pidfd::wait_and_reap(&pidfd);
         }
     }
 }
 
-async fn reap(mut child: std::process::Child, pidfd: OwnedFd) {
-    let watched = watch(pidfd);
-    match watched {
+async fn reap(pidfd: OwnedFd) {
+    match watch(pidfd) {
         Ok(watched) => {
             let _ = watched.readable().await;
             // Somebody who reaps every child of this process may have been faster.
-            let _ = child.wait();
+            let _ = sys::pidfd::reap(watched.get_ref());
         }
         Err(error) => tracing::warn!(%error, "a monitor's end cannot be watched"),
     }

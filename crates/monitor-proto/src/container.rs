@@ -94,7 +94,7 @@ pub enum ContainerPid {
 /// Where a process is put before it executes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CgroupPlacement {
-    /// `cgroup.procs` files: one a v1 hierarchy, and one of the v2 tree in hybrid mode.
+    /// `cgroup.procs` files: one a v1 hierarchy.
     #[serde(default)]
     pub procs_files: Vec<PathBuf>,
     /// A directory of the v2 tree to be cloned into; not to be named in `procs_files` as well.

@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use monitor_client::{ContainerPid, Features, LogTarget, Monitor, Program, Rootfs, StartContainer};
+use monitor_client::{
+    CgroupPlacement, ContainerPid, Features, KillCgroup, LogTarget, Monitor, OomFile, Program,
+    Rootfs, StartContainer, Started,
+};
 use tracing::{info, warn};
 use types::{ContainerConfig, ContainerId, Image, PidMode, SelinuxOptions};
 
@@ -161,7 +164,7 @@ impl PodTask {
         self.inner.write_container(record.clone()).await?;
         self.inner.index.publish_container(record.clone());
         info!(name = %record.config.metadata.name, "created");
-        self.containers.insert(id.clone(), Slot { record, ending: None });
+        self.containers.insert(id.clone(), Slot::new(record));
         Ok(())
     }
 
@@ -209,9 +212,14 @@ impl PodTask {
     }
 
     async fn start(&mut self, id: &ContainerId) -> Result<()> {
+        let group = self.make_cgroup(id);
+        let starting = self.change_container(id, |r| r.state = ContainerState::Starting);
         // On disk before the process exists: after a crash it is not started again.
-        self.change_container(id, |r| r.state = ContainerState::Starting).await;
-        let started = self.launch(id).await;
+        let (group, ()) = tokio::join!(group, starting);
+        let started = match group {
+            Ok(group) => self.launch(id, group).await,
+            Err(error) => Err(error),
+        };
         let now = self.inner.clock.now_ns();
         match started {
             Ok(pid) => {
@@ -242,8 +250,40 @@ impl PodTask {
         }
     }
 
-    /// Makes the cgroup and has the monitor start the process; returns its number.
-    async fn launch(&mut self, id: &ContainerId) -> Result<i32> {
+    /// Makes a container's cgroup; the task is not borrowed.
+    fn make_cgroup(&self, id: &ContainerId) -> impl Future<Output = Result<spec::Group>> + use<> {
+        let slot = self.containers.get(id).ok_or_else(|| Error::NoContainer(id.to_string()));
+        let handler = self.inner.handler(&self.record.config).map(|handler| handler.is_some());
+        let record = slot.map(|slot| slot.record.clone());
+        let (inner, bundle) = (self.inner.clone(), self.files.bundle(id));
+        async move {
+            let (record, has_program) = (record?, handler?);
+            spec::make_cgroup(&inner, &record, &bundle, has_program).await
+        }
+    }
+
+    /// Has the monitor start the process in its cgroup; returns its number.
+    async fn launch(&mut self, id: &ContainerId, group: spec::Group) -> Result<i32> {
+        let holder = group.holder;
+        let started = match self.limit_pod().await {
+            Ok(()) => self.ask_to_start(id, group.placement, group.oom_files, group.kill).await,
+            Err(error) => Err(error),
+        };
+        crate::run::release(holder).await;
+        let started = started?;
+        for notice in started.notices {
+            warn!("{notice}");
+        }
+        Ok(started.pid)
+    }
+
+    async fn ask_to_start(
+        &self,
+        id: &ContainerId,
+        cgroup: CgroupPlacement,
+        oom_files: Vec<OomFile>,
+        kill: KillCgroup,
+    ) -> Result<Started> {
         let slot = self.containers.get(id).ok_or_else(|| Error::NoContainer(id.to_string()))?;
         let record = slot.record.clone();
         let monitor = self.handle.monitor().ok_or_else(|| {
@@ -251,11 +291,6 @@ impl PodTask {
         })?;
         let bundle = self.files.bundle(id);
         let program = self.program(&monitor, &record.config)?;
-        let group = spec::make_cgroup(&self.inner, &record, &bundle, program.is_some()).await?;
-        if let Err(error) = self.limit_pod().await {
-            crate::run::release(group.holder).await;
-            return Err(error);
-        }
         let active = self.inner.services.snapshots.get(id).ok_or_else(|| {
             Error::WrongState(format!("the root file system of container {id} is gone"))
         })?;
@@ -270,23 +305,19 @@ impl PodTask {
                 PidMode::Node => ContainerPid::Host,
                 PidMode::Target(target) => ContainerPid::Container(self.target(target)?),
             },
-            cgroup: group.placement,
-            oom_files: group.oom_files,
-            kill: group.kill,
+            cgroup,
+            oom_files,
+            kill,
             log: self.log_request(&record)?,
             tty: record.config.tty,
             stdin: record.config.stdin,
             stdin_once: record.config.stdin_once,
             program,
         };
-        let started = monitor.start_container(request).await;
-        crate::run::release(group.holder).await;
-        let started = started
-            .map_err(|e| Error::Start { id: id.to_string(), message: telemetry::chain(&e) })?;
-        for notice in started.notices {
-            warn!("{notice}");
-        }
-        Ok(started.pid)
+        monitor
+            .start_container(request)
+            .await
+            .map_err(|e| Error::Start { id: id.to_string(), message: telemetry::chain(&e) })
     }
 
     /// The program that is to start it, where the handler has one.
@@ -372,9 +403,11 @@ impl PodTask {
     /// Deletes a container that does not run.
     pub(crate) async fn delete_container(&mut self, id: &ContainerId) -> Result<()> {
         let Some(slot) = self.containers.get(id) else { return Ok(()) };
-        let cgroup = slot.record.cgroup.clone();
+        let (cgroup, is_gone) = (slot.record.cgroup.clone(), slot.cgroup_is_gone);
         self.change_container(id, |r| r.removing = true).await;
-        self.inner.remove_cgroup(cgroup).await?;
+        if !is_gone {
+            self.inner.remove_cgroup(cgroup).await?;
+        }
         self.delete_files(id).await?;
         self.containers.remove(id);
         self.inner.index.forget_container(id);

@@ -293,7 +293,7 @@ async fn recover_pod(inner: &Arc<Inner>, found: Found) -> Outcome {
     let (mut task, queue) = inner.task(found.sandbox);
     for record in found.containers {
         let record = Arc::new(record);
-        task.containers.insert(record.id.clone(), Slot { record, ending: None });
+        task.containers.insert(record.id.clone(), Slot::new(record));
     }
     let interrupted = matches!(task.record.phase, SandboxPhase::Creating | SandboxPhase::Removing);
     let reports = if same_boot { task.adopt().await } else { None };

@@ -125,12 +125,16 @@ fn plan(inner: &Inner, config: &SandboxConfig) -> Result<SandboxRecord> {
     })
 }
 
-/// Does all steps; where one fails the caller undoes them.
+/// Does all steps; where one fails the caller undoes them. All that were begun have ended then.
 async fn build(task: &mut PodTask) -> Result<()> {
-    write_files(task).await?;
-    spawn_monitor(task).await?;
-    make_namespaces(task).await?;
-    let attachment = attach(task).await?;
+    make_dirs(task).await?;
+    let files = write_files(task);
+    let (files, attachment) = tokio::join!(files, async {
+        make_namespaces(task).await?;
+        attach(task).await
+    });
+    files?;
+    let attachment = attachment?;
     task.update(|r| {
         r.attachment = attachment;
         r.phase = SandboxPhase::Ready;
@@ -139,15 +143,24 @@ async fn build(task: &mut PodTask) -> Result<()> {
     Ok(())
 }
 
-async fn write_files(task: &PodTask) -> Result<()> {
-    let (files, record, size) =
-        (task.files.clone(), task.record.clone(), task.inner.options.shm_size_bytes);
+async fn make_dirs(task: &PodTask) -> Result<()> {
+    let (files, has_netns) = (task.files.clone(), task.record.netns.is_some());
     let netns_dir = task.inner.options.netns_dir.clone();
     blocking(move || {
         files.create()?;
-        if record.netns.is_some() {
+        if has_netns {
             crate::files::make_public_dir(&netns_dir)?;
         }
+        Ok(())
+    })
+    .await
+}
+
+/// Writes what needs no network; the task is not borrowed.
+fn write_files(task: &PodTask) -> impl Future<Output = Result<()>> + use<> {
+    let (files, record, size) =
+        (task.files.clone(), task.record.clone(), task.inner.options.shm_size_bytes);
+    blocking(move || {
         let config = &record.config;
         if let Some(text) = container_spec::files::resolv_conf(config.dns.as_ref())
             .map_err(|e| Error::Invalid(telemetry::chain(&e)))?
@@ -162,7 +175,6 @@ async fn write_files(task: &PodTask) -> Result<()> {
         }
         files.give(owner(config))
     })
-    .await
 }
 
 /// The pod's host name: what was asked for, else the node's.
@@ -178,7 +190,7 @@ async fn spawn_monitor(task: &mut PodTask) -> Result<()> {
     let _kept = inner.monitors_cgroup.read().await;
     let place = inner.ensure_cgroup(inner.monitors_path()).await?;
     let spawned =
-        inner.services.monitors.spawn(task.id(), task.files.dir(), &place.procs_files).await;
+        inner.services.monitors.spawn(task.id(), task.files.dir(), &place.placement).await;
     release(place.holder).await;
     let (monitor, events) = spawned.map_err(|source| Error::Monitor {
         what: format!("start the monitor of sandbox {}", task.id()),
@@ -189,17 +201,37 @@ async fn spawn_monitor(task: &mut PodTask) -> Result<()> {
     Ok(())
 }
 
+/// Starts the monitor while the reaper's cgroup is made, and has it make the namespaces.
 async fn make_namespaces(task: &mut PodTask) -> Result<()> {
+    let place = reaper_place(task);
+    let (spawned, place) = tokio::join!(spawn_monitor(task), place);
+    let (place, holder) = place?.map(|place| (place.placement, place.holder)).unzip();
+    let holder = holder.flatten();
+    let made = match spawned {
+        Ok(()) => ask_for_namespaces(task, place).await,
+        Err(error) => Err(error),
+    };
+    release(holder).await;
+    made
+}
+
+/// Makes the cgroup of the pod's reaper, where it has one; the task is not borrowed.
+fn reaper_place(task: &PodTask) -> impl Future<Output = Result<Option<Place>>> + use<> {
+    let wanted = task.record.config.security.namespaces.pid == PidMode::Pod;
+    let path = task.inner.leaf(&task.record.cgroup_parent, task.id().as_str());
+    let inner = task.inner.clone();
+    async move {
+        if !wanted {
+            return Ok(None);
+        }
+        inner.ensure_cgroup(path).await.map(Some)
+    }
+}
+
+async fn ask_for_namespaces(task: &PodTask, reaper: Option<CgroupPlacement>) -> Result<()> {
     let namespaces = &task.record.config.security.namespaces;
     let own_ipc = namespaces.ipc == NamespaceMode::Pod;
     let own_net = task.record.netns.is_some();
-    let (reaper, holder) = if namespaces.pid == PidMode::Pod {
-        let path = task.inner.leaf(&task.record.cgroup_parent, task.id().as_str());
-        let Place { procs_files, holder } = task.inner.ensure_cgroup(path).await?;
-        (Some(ReaperRequest { cgroup: CgroupPlacement { procs_files, v2_dir: None } }), holder)
-    } else {
-        (None, None)
-    };
     let request = MakeSandbox {
         sandbox: task.id().clone(),
         user: namespaces
@@ -213,12 +245,10 @@ async fn make_namespaces(task: &mut PodTask) -> Result<()> {
         hostname: hostname(&task.record.config),
         sysctls: container_spec::sysctls(&task.record.config)
             .map_err(|e| Error::Invalid(telemetry::chain(&e)))?,
-        reaper,
+        reaper: reaper.map(|cgroup| ReaperRequest { cgroup }),
     };
     let monitor = task.handle.monitor().ok_or(Error::Stopping)?;
-    let made = monitor.make_sandbox(request).await;
-    release(holder).await;
-    made.map(drop).map_err(|source| {
+    monitor.make_sandbox(request).await.map(drop).map_err(|source| {
         let what = format!("make the namespaces of sandbox {}", task.id());
         match source.failure().filter(|failure| is_bad_sysctl(failure)) {
             Some(failure) => Error::Invalid(format!("failed to {what}: {failure}")),
@@ -265,7 +295,7 @@ async fn attach(task: &PodTask) -> Result<Option<network::Attachment>> {
 
 /// A cgroup to place a process in.
 pub(crate) struct Place {
-    pub(crate) procs_files: Vec<std::path::PathBuf>,
+    pub(crate) placement: CgroupPlacement,
     /// What keeps it until the process is there.
     pub(crate) holder: Option<cgroups::Holder>,
 }
@@ -293,12 +323,11 @@ impl PodTask {
     /// mounts, cgroups. Every step is done, also where one before it failed; the
     /// first error is returned.
     pub(crate) async fn release(&mut self) -> Result<()> {
-        let network = self.detach().await;
-        self.shut_monitor_down().await;
+        let network = self.detach_and_shut_down().await;
         let (files, netns) = (self.files.clone(), self.record.netns.clone());
-        let mounts = blocking(move || files.release(netns.as_deref())).await;
+        let mounts = blocking(move || files.release(netns.as_deref()));
         let own = self.inner.leaf(&self.record.cgroup_parent, self.id().as_str());
-        let cgroup = self.inner.remove_cgroup(own).await;
+        let (mounts, cgroup) = tokio::join!(mounts, self.inner.remove_cgroup(own));
         if self.record.owns_cgroup_parent {
             // Another pod may use it by now: only an empty one goes.
             let parent = self.record.cgroup_parent.clone();
@@ -314,10 +343,12 @@ impl PodTask {
         network.and(mounts).and(cgroup)
     }
 
-    /// Takes the network back. A plugin that keeps failing does not keep the pod: from
-    /// the second failure on, what is owed is tried again in the background.
-    async fn detach(&mut self) -> Result<()> {
+    /// Takes the network back while the monitor ends, which needs none. A plugin that keeps
+    /// failing does not keep the pod: from the second failure on, what is owed is tried again
+    /// in the background.
+    async fn detach_and_shut_down(&mut self) -> Result<()> {
         if !self.record.network_owed {
+            self.shut_monitor_down().await;
             return Ok(());
         }
         let metadata = &self.record.config.metadata;
@@ -328,7 +359,9 @@ impl PodTask {
             name: metadata.name.clone(),
             uid: metadata.uid.clone(),
         };
-        match self.inner.services.network.detach(&request).await {
+        let network = self.inner.services.network.clone();
+        let (detached, ()) = tokio::join!(network.detach(&request), self.shut_monitor_down());
+        match detached {
             Ok(()) => {}
             Err(source) if self.detach_failures == 0 && !self.removal_is_asked() => {
                 self.detach_failures += 1;
@@ -431,7 +464,7 @@ impl Inner {
                 .cgroups
                 .create(&path, &cgroups::Resources::default())
                 .map_err(failed)?;
-            Ok(Place { procs_files: created.cgroup.procs_files(), holder: created.holder })
+            Ok(Place { placement: crate::spec::placement(&created.cgroup), holder: created.holder })
         })
         .await
     }

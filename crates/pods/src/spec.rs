@@ -84,10 +84,16 @@ pub(crate) async fn make_cgroup(
                 kill_file: group.kill_file(),
                 procs_file: group.procs_files().pop(),
             },
-            placement: CgroupPlacement { procs_files: group.procs_files(), v2_dir: None },
+            placement: placement(&group),
         })
     })
     .await
+}
+
+/// How a process gets into a cgroup: into the unified tree's by its clone, into the others by
+/// itself.
+pub(crate) fn placement(group: &cgroups::Cgroup) -> CgroupPlacement {
+    CgroupPlacement { procs_files: group.v1_procs_files(), v2_dir: group.v2_dir() }
 }
 
 /// The cgroups of a command in a container: the container's, and in the unified tree one
@@ -96,8 +102,7 @@ pub(crate) fn exec_cgroup(inner: &Inner, container: &str) -> Result<ExecCgroup> 
     let failed = |source| Error::Cgroup { what: format!("find cgroup {container}"), source };
     let group = inner.services.cgroups.open(&container.parse().map_err(failed)?);
     let dir = group.v2_dir().map(|dir| dir.join(format!("exec-{}", ExecId::random().as_str())));
-    let procs_files = if dir.is_some() { group.v1_procs_files() } else { group.procs_files() };
-    Ok(ExecCgroup { procs_files, dir })
+    Ok(ExecCgroup { procs_files: group.v1_procs_files(), dir })
 }
 
 fn read_spec(path: &Path) -> Result<Spec> {

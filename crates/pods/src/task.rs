@@ -95,6 +95,14 @@ impl PodHandle {
 pub(crate) struct Slot {
     pub(crate) record: Arc<ContainerRecord>,
     pub(crate) ending: Option<Ending>,
+    /// Whether its cgroup was removed, after which none is made.
+    pub(crate) cgroup_is_gone: bool,
+}
+
+impl Slot {
+    pub(crate) fn new(record: Arc<ContainerRecord>) -> Self {
+        Self { record, ending: None, cgroup_is_gone: false }
+    }
 }
 
 /// A pod's task.
@@ -329,11 +337,18 @@ impl PodTask {
     async fn kill(&self, id: &ContainerId) {
         let Some(slot) = self.containers.get(id) else { return };
         let path = slot.record.cgroup.clone();
-        if let Err(error) = self.inner.kill_cgroup(path).await {
+        let monitor = self.handle.monitor();
+        let by_monitor = async {
+            match &monitor {
+                Some(monitor) => monitor.signal(id, 9, true).await,
+                None => Ok(()),
+            }
+        };
+        let (killed, told) = tokio::join!(self.inner.kill_cgroup(path), by_monitor);
+        if let Err(error) = killed {
             warn!(container = %id, error = %telemetry::chain(&error), "killing failed; it is tried again");
         }
-        if let Some(monitor) = self.handle.monitor()
-            && let Err(error) = monitor.signal(id, 9, true).await
+        if let Err(error) = told
             // It has ended already, and the notice of that is on its way.
             && !error.is_kind(FailureKind::NotRunning)
             && !error.is_kind(FailureKind::NotFound)
@@ -353,10 +368,18 @@ impl PodTask {
             record.state = ContainerState::Exited(exit);
             slot.record = Arc::new(record);
             let record = slot.record.clone();
-            self.inner.keep_container(&record).await;
-            self.inner.index.publish_container(record.clone());
-            if let Err(error) = self.inner.remove_cgroup(record.cgroup.clone()).await {
-                warn!(container = %id, error = %telemetry::chain(&error), "its cgroup remains for now");
+            let (inner, cgroup) = (self.inner.clone(), record.cgroup.clone());
+            let kept = async {
+                inner.keep_container(&record).await;
+                inner.index.publish_container(record.clone());
+            };
+            let ((), removed) = tokio::join!(kept, inner.remove_cgroup(cgroup));
+            match (removed, self.containers.get_mut(id)) {
+                (Ok(()), Some(slot)) => slot.cgroup_is_gone = true,
+                (Err(error), _) => {
+                    warn!(container = %id, error = %telemetry::chain(&error), "its cgroup remains for now");
+                }
+                (Ok(()), None) => {}
             }
         }
         let Some(ending) = self.containers.get_mut(id).and_then(|s| s.ending.take()) else {

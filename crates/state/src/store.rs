@@ -1,4 +1,16 @@
 //! A directory of records of one kind.
+//!
+//! A record's file begins with a version that was written aside and renamed. Later versions are
+//! appended to it, as long as that is little: the file system begins to write a file out when it
+//! is renamed over another, and a version that was synced once stays readable beneath those that
+//! were not. The last whole version counts.
+//!
+//! ```text
+//! corten sandbox 1 sha256:…   the kind, the format's version, the checksum of the next line
+//! {"id":…}                    the record
+//! corten sandbox 1 sha256:…   a later version, and so on
+//! {"id":…}
+//! ```
 
 use std::{
     fs::{self, File},
@@ -16,6 +28,9 @@ const MAX_RECORD_BYTES: u64 = 32 << 20;
 
 /// The longest name: two ids and a sign between them.
 const MAX_NAME_BYTES: usize = 129;
+
+/// Up to which size versions are appended to a file; then it is written anew.
+const MAX_APPENDED_BYTES: u64 = 64 << 10;
 
 /// The suffix of a record that is being written.
 const TEMPORARY: &str = ".new";
@@ -152,6 +167,13 @@ impl Store {
             .map_err(|source| StoreError::Encode { path: path.clone(), source })?;
         let mut bytes = format!("{}{}\n", self.header, hex(&Sha256::digest(&body))).into_bytes();
         bytes.extend_from_slice(&body);
+        if durability == Durability::Process {
+            match append(&path, &bytes) {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(source) => return Err(StoreError::Write { path, source }),
+            }
+        }
         let aside = self.dir.join(format!("{name}{TEMPORARY}"));
         self.replace(&aside, &path, &bytes, durability).map_err(|source| {
             let _ = fs::remove_file(&aside);
@@ -242,19 +264,27 @@ impl Store {
 
     fn load<T: DeserializeOwned>(&self, path: &Path) -> Result<T, Damaged> {
         let bytes = read_bounded(path)?;
-        let line = bytes.iter().position(|&b| b == b'\n').unwrap_or(bytes.len());
-        let (header, body) = bytes.split_at(line);
+        let lines: Vec<&[u8]> = bytes.split(|&b| b == b'\n').collect();
+        let body = |at: usize| without_zeros(lines.get(at + 1).copied().unwrap_or_default());
+        for (at, line) in lines.iter().enumerate().rev() {
+            if self.check(line, body(at)).is_ok() {
+                return serde_json::from_slice(body(at)).map_err(Damaged::Decode);
+            }
+        }
+        // Of what is wrong with all, the first counts.
+        let first = lines.first().copied().unwrap_or_default();
+        Err(self.check(first, body(0)).err().unwrap_or(Damaged::Checksum))
+    }
+
+    /// Looks whether two lines are a header of ours and what it describes.
+    fn check(&self, header: &[u8], body: &[u8]) -> Result<(), Damaged> {
         let header = String::from_utf8_lossy(header);
         let wrong = || Damaged::Header {
             found: header.chars().take(80).collect(),
             expected: self.header.clone(),
         };
         let sum = header.strip_prefix(&self.header).ok_or_else(wrong)?;
-        let body = body.get(1..).unwrap_or_default();
-        if sum != hex(&Sha256::digest(body)) {
-            return Err(Damaged::Checksum);
-        }
-        serde_json::from_slice(body).map_err(Damaged::Decode)
+        if sum == hex(&Sha256::digest(body)) { Ok(()) } else { Err(Damaged::Checksum) }
     }
 
     fn path(&self, name: &str) -> Result<PathBuf, StoreError> {
@@ -264,6 +294,32 @@ impl Store {
             Err(StoreError::Name { name: name.to_owned() })
         }
     }
+}
+
+/// Appends a version to a record; false where there is none, or it is to be written anew.
+fn append(path: &Path, bytes: &[u8]) -> io::Result<bool> {
+    let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits();
+    let opened = File::options().append(true).custom_flags(flags.cast_signed()).open(path);
+    // What cannot be appended to, such as a link, makes way for a file.
+    let Ok(mut file) = opened else { return Ok(false) };
+    let meta = file.metadata()?;
+    let length = meta.len();
+    if !meta.is_file() || length + bytes.len() as u64 > MAX_APPENDED_BYTES {
+        return Ok(false);
+    }
+    // One write, which no reader sees a part of.
+    let appended = file.write_all(&[b"\n", bytes].concat());
+    if appended.is_err() {
+        // On a full disk; what remains where this fails too is no whole version.
+        let _ = file.set_len(length);
+    }
+    appended.map(|()| true)
+}
+
+/// A line without what a power cut left of the version that was appended to it.
+fn without_zeros(line: &[u8]) -> &[u8] {
+    let end = line.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    &line[..end]
 }
 
 fn is_name(name: &str) -> bool {
@@ -377,6 +433,43 @@ mod tests {
             s.remove(&name).unwrap();
         }
         assert_eq!(s.load_all::<String>().unwrap().len(), 1);
+    }
+
+    /// No file is renamed over another while a record is changed, and what is cut off or spoilt
+    /// of a later version leaves the one before.
+    #[test]
+    fn changes_are_appended_and_the_last_whole_one_counts() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        let (s, path) = (store(dir.path()), dir.path().join("a"));
+        s.put("a", &"one\ntwo", Durability::PowerCut).unwrap();
+        let first = fs::metadata(&path).unwrap();
+        let read = || s.get::<String>("a").ok().flatten();
+        s.put("a", &"three", Durability::Process).unwrap();
+        s.put("a", &"four", Durability::Process).unwrap();
+        assert_eq!(read().as_deref(), Some("four"));
+        assert_eq!(fs::metadata(&path).unwrap().ino(), first.ino());
+        let whole = fs::read(&path).unwrap();
+        let first_length = usize::try_from(first.len()).unwrap();
+        for cut in first_length..whole.len() {
+            fs::write(&path, &whole[..cut]).unwrap();
+            assert!(["one\ntwo", "three"].contains(&read().unwrap().as_str()), "cut to {cut}");
+            let mut zeroed = whole.clone();
+            zeroed[cut..].fill(0);
+            fs::write(&path, &zeroed).unwrap();
+            assert!(["one\ntwo", "three"].contains(&read().unwrap().as_str()), "zero from {cut}");
+            s.put("a", &"five", Durability::Process).unwrap();
+            assert_eq!(read().as_deref(), Some("five"));
+        }
+        // A version that must outlive a power cut is written anew, and so is what has grown.
+        s.put("a", &"six", Durability::PowerCut).unwrap();
+        assert_eq!(read().as_deref(), Some("six"));
+        assert!(fs::metadata(&path).unwrap().len() < first.len() + 10);
+        for _ in 0..100 {
+            s.put("a", &"x".repeat(1000), Durability::Process).unwrap();
+            assert!(fs::metadata(&path).unwrap().len() <= MAX_APPENDED_BYTES);
+        }
+        assert_eq!(read(), Some("x".repeat(1000)));
     }
 
     #[test]

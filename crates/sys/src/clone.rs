@@ -50,6 +50,16 @@ pub fn clone_process(args: &CloneArgs<'_>) -> io::Result<Cloned> {
     if !is_single_threaded()? {
         return Err(io::Error::from_raw_os_error(libc::EDEADLK));
     }
+    // SAFETY: the process has one thread, so no lock is held by a thread that the child lacks.
+    unsafe { clone_unchecked(args) }
+}
+
+/// Clones the calling process, whatever threads it has.
+///
+/// # Safety
+/// Where the caller may have threads, the child does nothing but system calls until it executes or
+/// ends: it does not allocate, take a lock, or return.
+pub(crate) unsafe fn clone_unchecked(args: &CloneArgs<'_>) -> io::Result<Cloned> {
     let mut pidfd: RawFd = -1;
     let mut flags = widen(libc::CLONE_PIDFD);
     if args.new_pid_namespace {
@@ -65,8 +75,7 @@ pub fn clone_process(args: &CloneArgs<'_>) -> io::Result<Cloned> {
     raw.pidfd = &raw mut pidfd as u64;
     raw.exit_signal = widen(libc::SIGCHLD);
     // SAFETY: rustix has no clone3. Without CLONE_VM and without a stack the call behaves as fork:
-    // the child continues on a copy of this stack. The process has one thread (checked above), so
-    // no lock is held by a thread that the child lacks. `raw` and `pidfd` outlive the call.
+    // the child continues on a copy of this stack. `raw` and `pidfd` outlive the call.
     let result =
         unsafe { libc::syscall(libc::SYS_clone3, &raw mut raw, size_of::<libc::clone_args>()) };
     let pid = crate::check(result)?;

@@ -1,11 +1,12 @@
 //! System calls that rustix lacks, and small safe shapes around those that it has.
 //!
 //! The only crate with unsafe code. One topic a file; each block says why it is needed and why it
-//! is sound. What must never happen: a descriptor with two owners, a fork of a process with
-//! threads.
+//! is sound. What must never happen: a descriptor with two owners; a fork of a process with
+//! threads, but to execute at once.
 #![warn(clippy::undocumented_unsafe_blocks)]
 
 pub mod bpf;
+pub mod cgroup;
 pub mod children;
 pub mod clone;
 pub mod exec;
@@ -19,6 +20,7 @@ pub mod pidfd;
 pub mod root;
 pub mod seccomp;
 pub mod signals;
+pub mod spawn;
 pub mod startup;
 pub mod title;
 

@@ -60,7 +60,8 @@ impl Ground {
 
     /// Starts the monitor.
     pub async fn spawn(&self) -> Pod {
-        let spawned = self.monitors.spawn(&self.sandbox, &self.state(), &[]).await;
+        let spawned =
+            self.monitors.spawn(&self.sandbox, &self.state(), &CgroupPlacement::default()).await;
         let (monitor, events) = spawned.expect("spawned");
         Pod { monitor, events }
     }

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use monitor_client::{ContainerPhase, Event, MonitorError, Notice, read_exit_records};
+use monitor_client::{
+    CgroupPlacement, ContainerPhase, Event, MonitorError, Notice, read_exit_records,
+};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::ground::{Ground, PATIENCE, until};
@@ -127,7 +129,8 @@ async fn one_that_hangs_is_told_by_its_deadline_and_delays_nobody() {
 async fn there_is_one_monitor_for_a_sandbox() {
     let ground = Ground::new();
     let pod = ground.spawn().await;
-    let second = ground.monitors.spawn(&ground.sandbox, &ground.state(), &[]).await;
+    let second =
+        ground.monitors.spawn(&ground.sandbox, &ground.state(), &CgroupPlacement::default()).await;
     assert!(matches!(second, Err(MonitorError::RunsAlready { .. })));
     let stranger = types::SandboxId::random();
     let error = ground.monitors.adopt(&stranger, &ground.state()).await.expect_err("refused");

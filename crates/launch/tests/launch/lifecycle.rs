@@ -167,7 +167,8 @@ fn a_missing_cgroup_leaves_no_process() {
     let mut bench = Bench::new();
     bench.procs_files = vec!["/sys/fs/cgroup/pids/corten-not-there/cgroup.procs".into()];
     let error = bench.run_spec().expect_err("no cgroup");
-    assert!(matches!(error, LaunchError::Place { .. }), "{error}");
+    let LaunchError::Child(failure) = &error else { panic!("{error}") };
+    assert_eq!((failure.step, failure.path.as_ref()), (Step::Cgroup, bench.procs_files.first()));
     let children = fs::read_to_string("/proc/thread-self/children").expect("read");
     assert_eq!(children.trim(), "");
 }

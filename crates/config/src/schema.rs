@@ -334,6 +334,9 @@ pub struct Containers {
     /// The seccomp profile of a container that asks for none: `unconfined`, `runtime/default`,
     /// or `localhost/` and a file's absolute path.
     pub unset_seccomp_profile: String,
+    /// Whether SELinux options are passed over where SELinux is not active, as other runtimes do;
+    /// otherwise they are refused there.
+    pub ignore_inactive_selinux: bool,
     /// Where vendors describe their devices (Container Device Interface); a later directory
     /// wins.
     pub cdi_spec_dirs: Vec<PathBuf>,
@@ -365,6 +368,7 @@ impl Default for Containers {
             max_log_files: 5,
             shm_size_bytes: 64 << 20,
             unset_seccomp_profile: "unconfined".into(),
+            ignore_inactive_selinux: false,
             cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
             rlimits: BTreeMap::new(),
         }

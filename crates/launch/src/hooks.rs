@@ -69,7 +69,7 @@ pub(crate) fn check_user(spec: &Spec, has_user_namespace: bool) -> Done {
         of_node(hooks).next().is_some() || hooks.create_container().iter().flatten().count() > 0
     });
     if has_hooks && has_user_namespace {
-        let message = "a hook of a container in a user namespace is not supported";
+        let message = "a hook for a container in a user namespace is not supported";
         return Err(ChildFailure::new(Step::Spec, message));
     }
     Ok(())

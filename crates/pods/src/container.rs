@@ -7,7 +7,7 @@ use monitor_client::{
     Rootfs, StartContainer, Started,
 };
 use tracing::{info, warn};
-use types::{ContainerConfig, ContainerId, Image, PidMode, SelinuxOptions};
+use types::{ContainerConfig, ContainerId, Image, PidMode};
 
 use crate::{
     error::{Error, Result},
@@ -82,10 +82,11 @@ impl PodTask {
     }
 
     fn validate(&self, config: &ContainerConfig) -> Result<()> {
-        refuse_selinux(config.security.selinux.as_ref())?;
+        crate::selinux::check(&self.inner, config.security.selinux.as_ref())?;
         check_recursive(config, self.can_recursive_read_only()?)?;
         if self.inner.handler(&self.record.config)?.is_some() {
-            crate::handlers::check_mapped(&self.record.config, config)?;
+            let name = &self.record.config.runtime_handler;
+            crate::handlers::check_mapped(name, &config.mounts, &config.security.namespaces)?;
         }
         if !config.log_path.is_empty() {
             check_log_path(&config.log_path)?;
@@ -441,18 +442,6 @@ impl PodTask {
 fn has_mapped(config: &ContainerConfig) -> bool {
     config.security.namespaces.user.is_some()
         || config.mounts.iter().any(|mount| !mount.uid_mappings.is_empty())
-}
-
-/// SELinux is not active on this kernel configuration's hosts unless its file system
-/// is mounted; then a label would be silently without effect.
-pub(crate) fn refuse_selinux(options: Option<&SelinuxOptions>) -> Result<()> {
-    let asked = options.is_some_and(|o| *o != SelinuxOptions::default());
-    if asked && !std::path::Path::new("/sys/fs/selinux/enforce").exists() {
-        return Err(Error::Invalid(
-            "SELinux options were given, but SELinux is not active here".to_owned(),
-        ));
-    }
-    Ok(())
 }
 
 /// Refuses mounts that are to be read-only with all below them where the kernel cannot do it. What

@@ -16,7 +16,7 @@ use cgroups::Driver;
 use monitor_client::Program;
 use serde_json::Value;
 use tracing::{info, warn};
-use types::{ContainerConfig, Mount, PidMode, Propagation, SandboxConfig};
+use types::{Mount, NamespaceOptions, PidMode, Propagation, SandboxConfig};
 
 use crate::{
     DEFAULT_HANDLER,
@@ -157,25 +157,28 @@ fn read_features(value: &Value) -> HandlerFeatures {
 /// Refuses what a program cannot do where owners are mapped for it. It sees copies of the host's
 /// mounts then, from which nothing spreads back; and a PID namespace that its container is to
 /// join, or to see by a procfs, must belong to the container's user namespace.
-pub(crate) fn check_mapped(sandbox: &SandboxConfig, container: &ContainerConfig) -> Result<()> {
+pub(crate) fn check_mapped(
+    name: &str,
+    mounts: &[Mount],
+    namespaces: &NamespaceOptions,
+) -> Result<()> {
     let refused = |what: String| {
-        let name = &sandbox.runtime_handler;
         Err(Error::Invalid(format!("runtime handler \"{name}\" does not support {what}")))
     };
-    let mapped = container.mounts.iter().find(|mount| !mount.uid_mappings.is_empty());
+    let mapped = mounts.iter().find(|mount| !mount.uid_mappings.is_empty());
     let spreads = |mount: &&Mount| mount.propagation == Propagation::Bidirectional;
-    if let (Some(mapped), Some(spreading)) = (mapped, container.mounts.iter().find(spreads)) {
+    if let (Some(mapped), Some(spreading)) = (mapped, mounts.iter().find(spreads)) {
         return refused(format!(
             "mapped owners (of the mount on {}) beside bidirectional propagation (of the mount on {})",
             mapped.container_path, spreading.container_path
         ));
     }
-    let shares = match container.security.namespaces.pid {
+    let shares = match namespaces.pid {
         PidMode::Pod => "the pod's",
         PidMode::Node => "the node's",
         PidMode::Container | PidMode::Target(_) => return Ok(()),
     };
-    match container.security.namespaces.user {
+    match namespaces.user {
         Some(_) => refused(format!("{shares} PID namespace in a user namespace")),
         None => Ok(()),
     }
@@ -242,13 +245,10 @@ mod tests {
     #[test]
     fn what_a_program_cannot_do_beside_mapped_owners_is_refused() {
         let ids = vec![IdMapping { host_id: 1000, container_id: 0, length: 10 }];
-        let sandbox = SandboxConfig { runtime_handler: "runc".to_owned(), ..Default::default() };
         let user = UserNamespace { uids: ids.clone(), gids: ids.clone() };
         let of = |pid: PidMode, user: Option<UserNamespace>, mounts: Vec<Mount>| {
-            let mut config = ContainerConfig { mounts, ..Default::default() };
-            config.security.namespaces.pid = pid;
-            config.security.namespaces.user = user;
-            check_mapped(&sandbox, &config).map_err(|error| error.to_string())
+            let namespaces = NamespaceOptions { pid, user, ..NamespaceOptions::default() };
+            check_mapped("runc", &mounts, &namespaces).map_err(|error| error.to_string())
         };
         let mapped = Mount { uid_mappings: ids, ..Mount::default() };
         let spreads = Mount { propagation: Propagation::Bidirectional, ..Mount::default() };

@@ -31,6 +31,7 @@ mod record;
 mod recover;
 mod retire;
 mod run;
+mod selinux;
 mod service;
 mod spec;
 mod task;

@@ -58,7 +58,7 @@ pub(crate) fn validate(inner: &Inner, config: &SandboxConfig) -> Result<()> {
             config.log_directory
         )));
     }
-    crate::container::refuse_selinux(config.security.selinux.as_ref())
+    crate::selinux::check(inner, config.security.selinux.as_ref())
 }
 
 /// Whose the files of a pod are on the host: its root's.

@@ -61,6 +61,8 @@ pub struct Options {
     pub leave_orphaned_execs: bool,
     /// The seccomp profile of a container that asks for none.
     pub unset_seccomp: Profile,
+    /// Whether SELinux options are passed over where SELinux is not active.
+    pub ignores_inactive_selinux: bool,
     /// Where vendors describe their devices.
     pub cdi_spec_dirs: Vec<PathBuf>,
     /// The limits of a container that asks for none.

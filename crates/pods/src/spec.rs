@@ -204,7 +204,7 @@ pub(crate) async fn build(
         let cgroups = &inner.services.cgroups;
         let cgroups_path =
             cgroups.for_specification(&cgroups.leaf(&sandbox.cgroup_parent, id.as_str()));
-        let built = container_spec::build(&SpecInput {
+        let mut built = container_spec::build(&SpecInput {
             container_id: &id,
             sandbox_id: &sandbox.id,
             sandbox: &sandbox.config,
@@ -246,6 +246,7 @@ pub(crate) async fn build(
             annotations: &annotations,
         })
         .map_err(failed)?;
+        crate::selinux::drop_inactive_labels(&mut built.spec);
         written(&inner, &id, built, user)
     })
     .await

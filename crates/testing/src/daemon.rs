@@ -302,13 +302,18 @@ fn configuration(ground: &Ground, directory: &Path, options: &DaemonOptions) -> 
     bin_dirs.splice(..0, options.plugin_dir.clone());
     let bin_dirs: Vec<String> = bin_dirs.iter().map(|dir| quoted(dir)).collect();
     let level = if options.quiet { "info" } else { "debug" };
+    // A table that a test gives takes the place of this one.
+    let streaming = if options.tables.contains("[streaming]") {
+        String::new()
+    } else {
+        format!("[streaming]\ndrain_timeout_s = {}\n\n", wait::patient(SESSIONS_DRAIN).as_secs())
+    };
     format!(
         "[log]\nlevel = {level:?}\n\n[images]\ncerts_dirs = [{}]\npolicy = {}\n\
          registries_conf = {}\n\n\
          [network]\nconf_dir = {conf_dir:?}\nbin_dirs = [{}]\n\
          netns_dir = {}\nbridge = {:?}\nsubnet = {:?}\n{}\n\n\
-         [streaming]\ndrain_timeout_s = {}\n\n\
-         [cgroups]\ndriver = {driver:?}\nparent = {parent:?}\n{}",
+         {streaming}[cgroups]\ndriver = {driver:?}\nparent = {parent:?}\n{}",
         quoted(&options.certs_dir),
         quoted(&directory.join("policy.json")),
         quoted(&directory.join("registries.conf")),
@@ -317,7 +322,6 @@ fn configuration(ground: &Ground, directory: &Path, options: &DaemonOptions) -> 
         ground.bridge(),
         ground.subnet(),
         options.network,
-        wait::patient(SESSIONS_DRAIN).as_secs(),
         options.tables,
     )
 }

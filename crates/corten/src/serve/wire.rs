@@ -71,6 +71,7 @@ impl Daemon {
             max_log_files: settings.containers.max_log_files,
             shm_size_bytes: settings.containers.shm_size_bytes,
             leave_orphaned_execs: settings.streaming.orphaned_execs == config::OrphanedExecs::Leave,
+            ignores_inactive_selinux: settings.containers.ignore_inactive_selinux,
             unset_seccomp: profile(&settings.containers.unset_seccomp_profile),
             cdi_spec_dirs: settings.containers.cdi_spec_dirs.clone(),
             rlimits: pods::container_rlimits(&settings.containers.rlimits)?,

@@ -95,7 +95,7 @@ async fn play(
     };
     // Whoever asked the daemon that died gets an error.
     let coming = join_all((0..AT_ONCE).map(|number| come(other, number)));
-    if round % 2 == 0 {
+    if round.is_multiple_of(2) {
         let (_, died) = tokio::join!(coming, die);
         died?;
     } else {

@@ -3,17 +3,19 @@
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use cri_proto::v1::SecurityProfile;
+use cri_client::Code;
 use cri_proto::v1::security_profile::ProfileType;
+use cri_proto::v1::{SeLinuxOption, SecurityProfile};
 
 use crate::case;
 use crate::case::Case;
 use crate::catalog::BUSYBOX;
-use crate::context::{Context, equal, security};
+use crate::context::{Context, code, equal, security};
 
 pub(super) const CASES: &[Case] = &[
     case!("setting.unset_seccomp_profile", unset_profile).alone().ours(),
     case!("setting.rlimits", rlimits).alone().ours(),
+    case!("setting.ignore_inactive_selinux", selinux).alone().ours(),
 ];
 
 /// Another daemon, with these tables in its configuration.
@@ -49,6 +51,44 @@ async fn unset_profile(c: &Context) -> Result<()> {
         other.clean_up().await?;
     }
     Ok(())
+}
+
+async fn selinux(c: &Context) -> Result<()> {
+    if std::path::Path::new("/sys/fs/selinux/enforce").exists() {
+        return Ok(()); // nothing is passed over there
+    }
+    let tables = "\n[containers]\nignore_inactive_selinux = true\n\n\
+        [handlers.runc]\nprogram = \"/usr/sbin/runc\"\n";
+    let tables = tables.to_owned();
+    let other = with(c, tables).await?;
+    let options = || {
+        Some(SeLinuxOption {
+            r#type: "spc_t".to_owned(),
+            level: "s0".to_owned(),
+            ..SeLinuxOption::default()
+        })
+    };
+    let mut config = other.pod()?;
+    if let Some(own) = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut()) {
+        own.selinux_options = options();
+    }
+    for handler in ["", "runc"] {
+        let mut config = config.clone();
+        if let Some(metadata) = &mut config.metadata {
+            metadata.uid.push_str(handler);
+        }
+        let pod = other.run_pod_by(handler, config).await?;
+        let mut config = other.script("echo runs");
+        security(&mut config)?.selinux_options = options();
+        equal("the output", other.output(&pod, &config).await?, "runs")?;
+    }
+    // What is no label is refused all the same.
+    let pod = other.plain_pod().await?;
+    let mut config = other.waiting();
+    security(&mut config)?.selinux_options =
+        Some(SeLinuxOption { level: "s0\n".to_owned(), ..SeLinuxOption::default() });
+    equal("no label", code(other.create(&pod, &config).await)?, Code::InvalidArgument)?;
+    other.clean_up().await
 }
 
 async fn rlimits(c: &Context) -> Result<()> {

@@ -107,7 +107,9 @@ pub(crate) struct Command<'a> {
     pub(crate) args: Vec<String>,
     pub(crate) stdio: Stdio<'a>,
     pub(crate) create: Option<ProgramCreate>,
+    /// What it is told to have had; a part of it may be used already.
     pub(crate) limit: Duration,
+    pub(crate) until: Instant,
 }
 
 /// No standard streams.
@@ -205,6 +207,7 @@ impl Monitor {
                 pod_dir: self.arguments.state_dir.clone(),
             }),
             limit,
+            until: Instant::now() + limit,
         };
         self.run_program(Purpose::Create(wanted.id.clone()), program, &wanted.bundle, command)?;
         let waiting = Waiting {
@@ -277,7 +280,7 @@ impl Monitor {
             purpose,
             process,
             launching: Some((Box::new(launching), key)),
-            until: Instant::now() + command.limit,
+            until: command.until,
             limit: command.limit,
             log,
             failure: None,
@@ -387,7 +390,9 @@ impl Monitor {
             args: vec!["start".to_owned(), id.to_string()],
             stdio: NO_STDIO,
             create: None,
-            limit: waiting.until.saturating_duration_since(Instant::now()),
+            // Both share the time that a handler has.
+            limit: made.limit(),
+            until: waiting.until,
         };
         let (program, bundle) = (made.program.clone(), bundle.to_owned());
         if let Err(failure) =
@@ -438,7 +443,8 @@ impl Monitor {
         let Some((made, bundle)) = self.made(id) else { return };
         let args = ["delete", "--force", id.as_str()].map(str::to_owned).to_vec();
         let limit = made.limit().min(DELETE_LIMIT);
-        let command = Command { args, stdio: NO_STDIO, create: None, limit };
+        let until = Instant::now() + limit;
+        let command = Command { args, stdio: NO_STDIO, create: None, limit, until };
         let (program, bundle) = (made.program.clone(), bundle.to_owned());
         let begun = self.run_program(Purpose::Delete(id.clone()), &program, &bundle, command);
         if let Err(failure) = &begun {
@@ -484,7 +490,8 @@ impl Monitor {
     pub(crate) fn signal_by_program(&mut self, connection: u64, request: u64, wanted: &Signal) {
         let Some((made, bundle)) = self.made(&wanted.container) else { return };
         let args = vec!["kill".to_owned(), wanted.container.to_string(), wanted.signal.to_string()];
-        let command = Command { args, stdio: NO_STDIO, create: None, limit: KILL_PATIENCE };
+        let (limit, until) = (KILL_PATIENCE, Instant::now() + KILL_PATIENCE);
+        let command = Command { args, stdio: NO_STDIO, create: None, limit, until };
         let (program, bundle) = (made.program.clone(), bundle.to_owned());
         let purpose = Purpose::Signal { connection, request, signal: wanted.clone() };
         if self.run_program(purpose, &program, &bundle, command).is_err() {

@@ -67,7 +67,8 @@ impl Monitor {
         let [stdin, stdout, stderr] = streams.each_ref().map(|s| s.as_ref().map(AsFd::as_fd));
         let stdio = if wanted.tty { NO_STDIO } else { Stdio::Pipes { stdin, stdout, stderr } };
         let number = self.next_number();
-        let command = Command { args, stdio, create: None, limit };
+        let until = Instant::now() + limit;
+        let command = Command { args, stdio, create: None, limit, until };
         let child = self.run_program(Purpose::Exec(number), &program, &bundle, command)?;
         let session = ExecSession {
             container: wanted.container.clone(),

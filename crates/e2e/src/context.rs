@@ -314,7 +314,7 @@ impl Context {
         .await
     }
 
-    /// Runs a command in a container.
+    /// Runs a command in a container; its time is longer where the machine is slow.
     ///
     /// # Errors
     /// As the runtime says.
@@ -324,11 +324,12 @@ impl Context {
         command: &[&str],
         timeout_s: i64,
     ) -> Result<ExecSyncResponse> {
-        let request = ExecSyncRequest {
-            container_id: id.to_owned(),
-            cmd: strings(command),
-            timeout: timeout_s,
+        let timeout = match u64::try_from(timeout_s) {
+            Ok(seconds) => i64::try_from(patient(Duration::from_secs(seconds)).as_secs())?,
+            Err(_) => timeout_s,
         };
+        let container_id = id.to_owned();
+        let request = ExecSyncRequest { container_id, cmd: strings(command), timeout };
         Ok(self.runtime.pods.exec_sync(request).await?)
     }
 
@@ -337,8 +338,7 @@ impl Context {
     /// # Errors
     /// As the runtime says, or if the script fails.
     pub async fn sh(&self, id: &str, script: &str) -> Result<String> {
-        let limit = i64::try_from(patient(PATIENCE).as_secs())?;
-        let answer = self.exec_for(id, &["sh", "-c", script], limit).await?;
+        let answer = self.exec_for(id, &["sh", "-c", script], 30).await?;
         let error = String::from_utf8_lossy(&answer.stderr).into_owned();
         ensure!(answer.exit_code == 0, "{script}: exit code {}: {error}", answer.exit_code);
         Ok(String::from_utf8_lossy(&answer.stdout).trim_end().to_owned())

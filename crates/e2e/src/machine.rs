@@ -27,15 +27,25 @@ const CHOSEN: &[&str] = &[
     "stop.ends_all_processes",
     "update.applies_at_once",
     "update.survives_the_daemon",
+    "userns.cgroup_is_the_pods",
 ];
 
-/// The same, where it makes no difference who makes cgroups.
+/// The same, and what an older kernel or AppArmor might change, where it makes no difference who
+/// makes cgroups.
 const CHOSEN_ONCE: &[&str] = &[
     "builtin.",
+    "field.sysctls_that_the_kernel_refuses",
+    "handler.privileged",
+    "handler.same_surroundings_as_native",
     "network.page_from_the_pods_address",
     "security.all_added",
     "security.host_device",
     "security.privileged",
+    "userns.files_are_owned_rightly_on_the_host",
+    "userns.network",
+    "userns.privileged_has_no_power_over_the_host",
+    "userns.root_has_no_power_over_the_host",
+    "userns.root_has_power_inside",
 ];
 
 /// What was looked at once, before the run.
@@ -61,16 +71,17 @@ impl Machine {
     /// that are not chosen for the guest.
     pub fn retain(&self, cases: &mut Vec<Case>, chosen: bool) {
         cases.retain(|case| !chosen || self.is_chosen(case));
-        let mut missing: BTreeMap<String, usize> = BTreeMap::new();
+        let mut missing: BTreeMap<String, Vec<&str>> = BTreeMap::new();
         cases.retain(|case| {
             let lacking = case.needs.iter().find(|need| !self.has(**need));
             if let Some(need) = lacking {
-                *missing.entry(format!("{need:?}")).or_default() += 1;
+                missing.entry(format!("{need:?}")).or_default().push(case.name);
             }
             lacking.is_none()
         });
-        for (need, count) in missing {
-            println!("not on this machine: {count} cases that need {need}");
+        for (need, names) in missing {
+            let (count, names) = (names.len(), names.join(" "));
+            println!("not on this machine: {count} cases that need {need}: {names}");
         }
     }
 

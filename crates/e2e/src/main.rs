@@ -35,6 +35,9 @@ struct Arguments {
     /// Who makes our cgroups.
     #[arg(long, default_value = "cgroupfs")]
     driver: Driver,
+    /// How many cases run at a time, of those that may run with others.
+    #[arg(long, default_value_t = e2e::runner::JOBS)]
+    jobs: usize,
     /// Shows the cases' names.
     #[arg(long)]
     list: bool,
@@ -122,7 +125,7 @@ async fn against(kind: Kind, arguments: &Arguments, cases: &[Case]) -> Result<Re
         }
         Kind::Containerd => Runtime::containerd(ground, catalog).await?,
     };
-    e2e::runner::run(Arc::new(runtime), cases).await
+    e2e::runner::run(Arc::new(runtime), cases, arguments.jobs).await
 }
 
 fn program() -> PathBuf {

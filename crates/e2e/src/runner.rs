@@ -14,8 +14,8 @@ use crate::context::Context;
 use crate::report::{Outcome, Results};
 use crate::runtime::{Kind, Runtime};
 
-/// How many cases run at a time: most of their time is waiting.
-const AT_ONCE: usize = 6;
+/// How many cases run at a time where nothing else is asked for: most of their time is waiting.
+pub const JOBS: usize = 6;
 
 /// After this a case has failed.
 const CASE_LIMIT: Duration = Duration::from_secs(180);
@@ -26,11 +26,11 @@ const LONG_LIMIT: Duration = Duration::from_secs(3600);
 /// The name under which the audits at the end of the run are reported.
 pub const AUDIT: &str = "audit.nothing_is_left";
 
-/// Runs all cases and the leak audit.
+/// Runs all cases, so many at a time, and the leak audit.
 ///
 /// # Errors
 /// If the images that all cases need cannot be pulled.
-pub async fn run(runtime: Arc<Runtime>, cases: &[Case]) -> Result<Results> {
+pub async fn run(runtime: Arc<Runtime>, cases: &[Case], jobs: usize) -> Result<Results> {
     let setup = Context::new(Arc::clone(&runtime), "setup");
     setup.pull(BUSYBOX).await?;
     setup.pull(WEB).await?;
@@ -45,7 +45,7 @@ pub async fn run(runtime: Arc<Runtime>, cases: &[Case]) -> Result<Results> {
         cases.iter().filter(wanted).partition(|case| case.manner == Manner::Alone);
     let mut running = futures_util::stream::iter(together)
         .map(|case| run_case(Arc::clone(&runtime), case))
-        .buffer_unordered(AT_ONCE);
+        .buffer_unordered(jobs.max(1));
     while let Some((name, outcome, took)) = running.next().await {
         results.add(runtime.kind, name, outcome, took);
     }

@@ -53,6 +53,9 @@ impl Work {
         if extent == Extent::Chosen {
             suite.push_str(" --guest");
         }
+        if let Some(jobs) = options.jobs {
+            suite.push_str(&format!(" --jobs {jobs}"));
+        }
         for filter in &options.filter {
             suite.push_str(" --filter ");
             suite.push_str(filter);
@@ -113,13 +116,16 @@ fn write_work(tree: &Path, work: &Work) -> Result<()> {
     let lines = |lines: &[String]| lines.iter().map(|line| format!("{line}\n")).collect::<String>();
     fs::write(tree.join("tests.list"), lines(&tests)).context("failed to list the tests")?;
     fs::write(tree.join("suites.list"), lines(suites)).context("failed to list the suites")?;
+    let patience = format!("{}\n", super::patience());
+    fs::write(tree.join("patience"), patience).context("failed to write the patience")?;
     fs::write(tree.join("run"), script).context("failed to write a script")?;
     run(Command::new("chmod").arg("755").arg(tree.join("run")))
 }
 
 fn command_script(command: &str) -> String {
     format!(
-        "#!/bin/sh\nstty -F /dev/ttyS1 raw -echo\ncd /payload\n(\n{command}\n)\n\
+        "#!/bin/sh\nstty -F /dev/ttyS1 raw -echo\ncd /payload\n\
+         export CORTEN_TEST_PATIENCE=$((CORTEN_TEST_PATIENCE * $(cat patience)))\n(\n{command}\n)\n\
          echo \"guest: exit $?\"\n"
     )
 }

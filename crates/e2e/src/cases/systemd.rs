@@ -9,7 +9,7 @@ use testing::program::output;
 
 use crate::case;
 use crate::case::{Case, Need};
-use crate::context::{Context, Pod, code, equal, map, refusal, resources};
+use crate::context::{Context, PATIENCE, Pod, code, equal, map, refusal, resources, until};
 use crate::process::{group, group_value};
 
 const NEEDS: &[Need] = &[Need::SystemdDriver];
@@ -114,6 +114,9 @@ async fn slice(c: &Context) -> Result<()> {
             .args(["org.freedesktop.systemd1.Manager", "StartTransientUnit"])
             .args(["ssa(sv)a(sa(sv))", &slice, "fail", "1", "MemoryAccounting", "b", "true", "0"]),
     )?;
+    // As the kubelet does, which waits for the job: until then the slice is nobody's.
+    let made = || async { Ok((shown(&slice, "ActiveState")? == "active").then_some(())) };
+    until(PATIENCE, "the slice", made).await?;
     let pod = pod_in(c, &slice).await?;
     let id = c.run(&pod, &c.waiting()).await?;
     let group = group("", &id)?.display().to_string();

@@ -392,7 +392,8 @@ async fn cgroup(c: &Context) -> Result<()> {
     let id = c.run(&pod, &of_usual(c.waiting())?).await?;
     let pid = first_process(&id)?;
     let groups = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
-    let is_own = |line: &str| line.ends_with(&id);
+    // Of systemd's making it is a scope that has the id in its name.
+    let is_own = |line: &str| line.contains(&id);
     ensure!(groups.lines().any(is_own), "it is not in the container's group: {groups}");
     let write = "for f in /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max; do \
                  if echo 1 2>/dev/null > $f; then echo wrote; fi; done; echo done";

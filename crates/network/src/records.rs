@@ -31,6 +31,9 @@ const VERSION: u32 = 2;
 /// The longest record: a configuration (1 MiB) and a result (1 MiB), both escaped.
 const MAX_RECORD_BYTES: u64 = 8 * 1024 * 1024;
 
+/// A record of a chain of three plugins has less.
+const USUAL_RECORD_BYTES: usize = 8 * 1024;
+
 /// What a sandbox owes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Record {
@@ -173,7 +176,8 @@ impl Records {
 }
 
 fn read(path: &Path) -> Result<Option<Record>, NetworkError> {
-    let mut text = Vec::new();
+    // Room for all of a usual one, so that it is read at once.
+    let mut text = Vec::with_capacity(USUAL_RECORD_BYTES);
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -407,9 +407,10 @@ fn plugins_are_asked_for_their_status_and_forgiven_for_a_while() {
     let broken = lab.path("broken");
     let script = format!(
         r#"if [ $CNI_COMMAND = STATUS ] && [ -e {} ]; then
-             echo '{{"cniVersion":"1.1.0","code":50,"msg":"no uplink"}}'; exit 1
+             echo '{{"cniVersion":"1.1.0","code":'$(cat {})',"msg":"no uplink"}}'; exit 1
            fi
            {GOOD}"#,
+        broken.display(),
         broken.display()
     );
     write_plugin(&lab, "own", &script);
@@ -420,7 +421,7 @@ fn plugins_are_asked_for_their_status_and_forgiven_for_a_while() {
     lab.daemon(async || {
         assert!(network.status().await.ready);
         assert_eq!(calls(&lab)[0], "own STATUS ns= prev=0");
-        fs::write(&broken, "").unwrap();
+        fs::write(&broken, "50").unwrap();
         let begun = Instant::now();
         let failed = loop {
             let status = network.status().await;
@@ -438,6 +439,13 @@ fn plugins_are_asked_for_their_status_and_forgiven_for_a_while() {
             (failed.message.as_str(), failed.reason.as_str()),
             (text, "NetworkPluginNotReady")
         );
+        // Pods that are there may be cut off too.
+        fs::write(&broken, "51").unwrap();
+        let begun = Instant::now();
+        while !network.status().await.message.ends_with("no uplink (code 51)") {
+            assert!(begun.elapsed() < Duration::from_secs(20), "the other code is not told");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
         fs::remove_file(&broken).unwrap();
         let begun = Instant::now();
         while !network.status().await.ready {
@@ -479,6 +487,9 @@ fn garbage_is_collected_with_the_valid_attachments() {
         let valid: Vec<Value> = text
             .lines()
             .map(|line| serde_json::from_str::<Value>(line).unwrap())
+            .inspect(|conf| {
+                assert_eq!(conf["cni.dev/attachments"], conf["cni.dev/valid-attachments"])
+            })
             .map(|conf| conf["cni.dev/valid-attachments"].clone())
             .collect();
         let one = json!([{ "containerID": pod.id.as_str(), "ifname": "eth0" }]);

@@ -158,7 +158,7 @@ struct Budget {
 
 const BUDGETS: [Budget; 2] = [
     Budget { begin: "attach-begins", end: "attach-has-ended", calls: 200, messages: 11 },
-    Budget { begin: "attach-has-ended", end: "detach-has-ended", calls: 0, messages: 0 },
+    Budget { begin: "attach-has-ended", end: "detach-has-ended", calls: 70, messages: 3 },
 ];
 
 #[test]

@@ -17,11 +17,15 @@ use crate::case::Case;
 use crate::context::{Context, Pod};
 use crate::runtime::Runtime;
 
-pub(super) const CASES: &[Case] =
-    &[case!("cycles.kills_and_restarts_leave_nothing", some).alone().ours()];
+pub(super) const CASES: &[Case] = &[
+    case!("cycles.kills_and_restarts_leave_nothing", some).alone().ours(),
+    case!("cycles.thousands_leave_nothing", thousands).ours().long(),
+];
 
 /// How often pods come and go in the bounded tier.
 const SOME: u32 = 24;
+/// How often in the long tier.
+const THOUSANDS: u32 = 2_000;
 /// How many pods come at once.
 const AT_ONCE: u16 = 3;
 /// Their host ports: the first one's.
@@ -35,6 +39,17 @@ const SEED: u64 = 0x5eed_0110;
 
 async fn some(c: &Context) -> Result<()> {
     cycles(c, SOME).await
+}
+
+async fn thousands(c: &Context) -> Result<()> {
+    cycles(c, THOUSANDS).await?;
+    c.figure(&format!(
+        "{THOUSANDS} daemons killed at random moments, {} restarts of the machine, {} pods at least \
+         begun: nothing left",
+        THOUSANDS / RESTART_EVERY,
+        THOUSANDS * u32::from(AT_ONCE)
+    ));
+    Ok(())
 }
 
 /// Lets pods come and go `rounds` times, and looks for what is left.
@@ -51,7 +66,7 @@ async fn cycles(c: &Context, rounds: u32) -> Result<()> {
         play(&other, &runtime, &ground, round, &mut random)
             .await
             .with_context(|| format!("in round {round}"))?;
-        if round % RESTART_EVERY == 0 {
+        if round.is_multiple_of(RESTART_EVERY) {
             audit(&before, &runtime).with_context(|| format!("after round {round}"))?;
         }
     }
@@ -107,7 +122,7 @@ async fn play(
         let (_, died) = tokio::join!(going, die);
         died?;
     }
-    if round % RESTART_EVERY == RESTART_EVERY - 1 {
+    if (round + 1).is_multiple_of(RESTART_EVERY) {
         runtime.with_daemon(|daemon| restart_machine(daemon, ground))?;
     }
     runtime.launch().await?;

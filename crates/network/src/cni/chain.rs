@@ -39,6 +39,9 @@ pub(crate) struct Chain<'a> {
 /// Attachments that are valid, for GC: containers' ids and interfaces.
 pub(crate) type Attachments = Vec<(String, String)>;
 
+/// Where plugins look for them: the specification had another name at first.
+const VALID_ATTACHMENTS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
+
 /// A failed ADD, with the result of the last plugin that succeeded.
 #[derive(Debug)]
 pub(crate) struct ChainFailure {
@@ -141,7 +144,9 @@ impl Chain<'_> {
         let mut first = Ok(());
         for plugin in &self.list.plugins {
             let mut conf = self.network_configuration(plugin);
-            conf.insert("cni.dev/valid-attachments".to_owned(), json!(attachments));
+            for key in VALID_ATTACHMENTS {
+                conf.insert(key.to_owned(), json!(attachments));
+            }
             if let Err(failure) = self.call(plugin, "GC", conf, deadline).await {
                 let error = self.failed(plugin, "GC", failure);
                 first = first.and(Err(error));

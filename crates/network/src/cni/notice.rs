@@ -149,6 +149,9 @@ mod tests {
 
     use super::*;
 
+    /// Something that happens to directories.
+    type Step<'a> = Box<dyn Fn() -> io::Result<()> + 'a>;
+
     /// How long something is waited for that must come.
     const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -157,7 +160,7 @@ mod tests {
         let lab = tempfile::tempdir().unwrap();
         let at = |name: &str| lab.path().join(name);
         let mut notice = Notice::open(vec![at("cni/net.d")]).unwrap();
-        let steps: [(&str, Box<dyn Fn() -> io::Result<()>>); 13] = [
+        let steps: [(&str, Step<'_>); 13] = [
             ("the way comes", Box::new(|| fs::create_dir(at("cni")))),
             ("it comes", Box::new(|| fs::create_dir(at("cni/net.d")))),
             ("a file comes", Box::new(|| fs::write(at("cni/net.d/1.conflist"), "one"))),

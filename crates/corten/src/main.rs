@@ -57,6 +57,12 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     if let cli::Command::Config(command) = cli.command {
         return serve::config::run(command, &mut io::stdout().lock());
     }
+    #[cfg(feature = "daemon")]
+    if let cli::Command::Fsck(args) = &cli.command
+        && args.offline
+    {
+        return serve::fsck::run(args, &mut io::stdout().lock());
+    }
     client(cli)
 }
 

@@ -5,6 +5,7 @@
 //! wait at a gate until every pod is taken up.
 
 pub(crate) mod config;
+pub(crate) mod fsck;
 mod notify;
 mod wire;
 

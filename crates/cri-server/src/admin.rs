@@ -105,20 +105,25 @@ impl ImageAdmin for Server {
                 .await
                 .map_err(|_| Status::internal("the check died"))?
                 .map_err(|e| crate::error::pull_status(&e))?;
-            let FsckReport { images, layers, layers_read, blobs, findings } = report;
-            let finding = |one: images::Finding| {
-                let images::Finding { what, problem, action } = one;
-                Finding { what, problem, action }
-            };
-            Ok(CheckResponse {
-                images: images as u64,
-                layers: layers as u64,
-                layers_read: layers_read as u64,
-                blobs: blobs as u64,
-                findings: findings.into_iter().map(finding).collect(),
-            })
+            Ok(check_response(report))
         })
         .await
+    }
+}
+
+/// What a check has found, as it is told.
+pub fn check_response(report: FsckReport) -> CheckResponse {
+    let FsckReport { images, layers, layers_read, blobs, findings } = report;
+    let finding = |one: images::Finding| {
+        let images::Finding { what, problem, action } = one;
+        Finding { what, problem, action }
+    };
+    CheckResponse {
+        images: images as u64,
+        layers: layers as u64,
+        layers_read: layers_read as u64,
+        blobs: blobs as u64,
+        findings: findings.into_iter().map(finding).collect(),
     }
 }
 

@@ -18,6 +18,7 @@ mod runtime;
 mod service;
 mod stream;
 
+pub use admin::check_response;
 pub use gate::{Gate, GateKeeper};
 pub use listen::{Endpoint, ListenError};
 pub use service::{CALLS, Call, Info, Server};

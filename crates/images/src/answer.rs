@@ -196,7 +196,7 @@ impl Origin<'_> {
 }
 
 /// Reads `Retry-After`: seconds, or a date.
-fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
+pub(crate) fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
     let text = text.trim();
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));
@@ -254,7 +254,7 @@ struct Details {
 }
 
 /// Returns a registry's own words: `errors[].message`, or the body's beginning.
-fn registry_text(body: &[u8]) -> String {
+pub(crate) fn registry_text(body: &[u8]) -> String {
     let text = match serde_json::from_slice::<Errors>(body) {
         Ok(Errors { errors }) if !errors.is_empty() => {
             let each = errors.iter().map(|e| format!("{}: {}", e.code, e.message));

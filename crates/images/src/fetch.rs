@@ -17,6 +17,7 @@ use crate::{
     answer::{Failure, Origin, Pace},
     content::Partial,
     counters::Counters,
+    gate::Turn,
     layer::{Wanted, install},
     progress::{Share, Tracker},
     ranges,
@@ -51,15 +52,16 @@ pub(crate) async fn fetch(
     registry: &Arc<Registry>,
     wanted: Wanted,
     progress: &Arc<Tracker>,
+    turn: &Arc<Turn>,
 ) -> Result<(), PullError> {
-    let _pass = images.gate.enter(wanted.diff_id).await;
+    let _pass = images.gate.enter(wanted.diff_id).await.share(turn);
     if images.layers.has(&wanted.diff_id) {
         Counters::count(&images.counters.layers_reused);
         progress.add_bytes(wanted.descriptor.size);
         progress.add_layer();
         return Ok(());
     }
-    if from_disk(images, &wanted).await? {
+    if from_disk(images, &wanted, turn).await? {
         progress.add_bytes(wanted.descriptor.size);
         progress.add_layer();
         return Ok(());
@@ -68,7 +70,7 @@ pub(crate) async fn fetch(
     loop {
         let mut download = Download::default();
         let share = Share::new(progress.clone());
-        let (resumed, result) = once(images, registry, &wanted, &share, &mut download).await;
+        let (resumed, result) = once(images, registry, &wanted, &share, &mut download, turn).await;
         let error = match result {
             Ok(()) => {
                 share.keep();
@@ -95,13 +97,17 @@ pub(crate) async fn fetch(
 }
 
 /// Takes a layer that is on disk already, in compressed form.
-async fn from_disk(images: &Arc<Images>, wanted: &Wanted) -> Result<bool, PullError> {
-    let (images, wanted) = (images.clone(), wanted.clone());
+async fn from_disk(
+    images: &Arc<Images>,
+    wanted: &Wanted,
+    turn: &Arc<Turn>,
+) -> Result<bool, PullError> {
+    let (images, wanted, turn) = (images.clone(), wanted.clone(), turn.clone());
     let reference = wanted.what();
     let work = move || {
         let Wanted { descriptor, .. } = &wanted;
         for (path, file) in images.content.find(descriptor.digest, descriptor.size) {
-            match install(&images.layers, &wanted, file) {
+            match install(&images.layers, &wanted, file, || turn.end()) {
                 Ok(()) => return Ok(true),
                 Err(error) if error.kind() == PullErrorKind::Exhausted => return Err(error),
                 Err(error) => {
@@ -122,6 +128,7 @@ async fn once(
     wanted: &Wanted,
     share: &Arc<Share>,
     download: &mut Download,
+    turn: &Arc<Turn>,
 ) -> (bool, Result<(), PullError>) {
     let (sender, receiver) = mpsc::channel(QUEUED_CHUNKS);
     let have = images.content.partial(wanted.descriptor.digest, wanted.descriptor.size);
@@ -132,9 +139,10 @@ async fn once(
         share.add(have);
         download.got = have;
     }
-    let (its_images, its_wanted) = (images.clone(), wanted.clone());
-    let installing =
-        tokio::task::spawn_blocking(move || install_from(&its_images, &its_wanted, have, receiver));
+    let (its_images, its_wanted, its_turn) = (images.clone(), wanted.clone(), turn.clone());
+    let installing = tokio::task::spawn_blocking(move || {
+        install_from(&its_images, &its_wanted, have, receiver, || its_turn.end())
+    });
     let sent = download.run(registry, wanted, &sender, share).await;
     // The reader sees the end of its stream, or that it broke.
     if let Err(error) = &sent {
@@ -157,15 +165,18 @@ fn install_from(
     wanted: &Wanted,
     have: u64,
     receiver: mpsc::Receiver<Result<Bytes, String>>,
+    unpacked: impl FnOnce(),
 ) -> Result<(), PullError> {
     let mut partial = images.content.partial(wanted.descriptor.digest, wanted.descriptor.size);
     let channel = Channel { receiver, current: Bytes::new(), partial: partial.as_mut() };
     let result = if have == 0 {
-        install(&images.layers, wanted, channel)
+        install(&images.layers, wanted, channel, unpacked)
     } else {
         let left = channel.partial.as_ref().map(|partial| partial.reader());
         match left {
-            Some(Ok(file)) => install(&images.layers, wanted, file.take(have).chain(channel)),
+            Some(Ok(file)) => {
+                install(&images.layers, wanted, file.take(have).chain(channel), unpacked)
+            }
             Some(Err(e)) => {
                 Err(PullError::store(format!("read what was left of {}", wanted.what()), &e))
             }

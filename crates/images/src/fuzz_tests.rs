@@ -4,9 +4,22 @@ use std::{io::Read, path::Path};
 
 use testing::fuzz::fuzz;
 
+use snapshots::Snapshots;
+
 use crate::{
-    hosts_toml, manifest, options::ImageLimits, pipe::read_ahead, policy::Policy,
-    reference::Reference, registries_conf::Registries, signature::Signature, token::Challenge,
+    Auth, Images, ImagesOptions,
+    answer::{registry_text, retry_after},
+    archive::Archive,
+    hosts_toml,
+    layer::digest_of,
+    manifest,
+    options::ImageLimits,
+    pipe::read_ahead,
+    policy::Policy,
+    reference::Reference,
+    registries_conf::Registries,
+    signature::{PublicKey, Signature},
+    token::{Challenge, read_answer},
 };
 
 fn seeds(texts: &[&str]) -> Vec<Vec<u8>> {
@@ -102,4 +115,79 @@ fn compressed_streams() {
         }
         read_ahead(bytes, |ahead| bounded(ahead));
     });
+}
+
+/// What registries and token servers answer, credentials, digests and keys.
+#[test]
+fn answers_credentials_and_keys() {
+    let token = r#"{"token":"","access_token":"abc","expires_in":300}"#;
+    let refusal = r#"{"errors":[{"code":"DENIED","message":"no","detail":{}}]}"#;
+    let key = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n";
+    let texts =
+        [token, refusal, key, "dXNlcjpwYXNz", DIGEST, "Wed, 21 Oct 2015 07:28:00 GMT", "120"];
+    fuzz("answers", &seeds(&texts), |bytes| {
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        let _ = read_answer(bytes);
+        assert!(!registry_text(bytes).contains('\n'), "the registry's words are several lines");
+        let _ = retry_after(&text, std::time::UNIX_EPOCH);
+        let _ = text.parse::<types::Digest>().map(|digest| assert_eq!(digest.to_string(), text));
+        let _ = PublicKey::of_pem(bytes);
+        let server_address = text.clone();
+        let auth = Auth { auth: text, server_address, ..Auth::default() };
+        let _ = (auth.is_for("x.io"), auth.credentials());
+    });
+}
+
+/// A tar file of these files.
+fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, bytes) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, name, *bytes).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+/// OCI layouts and docker's archives, compressed or not. The images have no layers: those
+/// are the business of another target.
+#[test]
+fn archives_of_images() {
+    let config = br#"{"os":"linux","architecture":"amd64","rootfs":{"type":"layers"}}"#;
+    let id = digest_of(config);
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{id}","size":{}}},"layers":[]}}"#,
+        config.len()
+    );
+    let digest = digest_of(manifest.as_bytes());
+    let index = format!(
+        r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{digest}","size":{},"annotations":{{"org.opencontainers.image.ref.name":"x.io/a:1"}}}}]}}"#,
+        manifest.len()
+    );
+    let blob = |digest: types::Digest| format!("blobs/sha256/{}", digest.hex());
+    let long = format!("{}/config.json", "d".repeat(120));
+    let saved = format!(r#"[{{"Config":"{long}","RepoTags":["x.io/a:1"],"Layers":[]}}]"#);
+    let layout = archive(&[
+        ("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#),
+        ("index.json", index.as_bytes()),
+        (&blob(digest), manifest.as_bytes()),
+        (&blob(id), config),
+    ]);
+    let docker = archive(&[("manifest.json", saved.as_bytes()), (&long, config)]);
+    let compressed = zstd::stream::encode_all(layout.as_slice(), 1).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let snapshots = Snapshots::open(&dir.path().join("snapshots")).unwrap();
+    let mut options = ImagesOptions::new(dir.path().join("images"));
+    options.reserve_bytes = 0;
+    let images = Images::open(options, snapshots).unwrap();
+    let path = dir.path().join("archive");
+    let read = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        Archive::open(&images, &path).and_then(|mut found| images.read_archive(&mut found))
+    };
+    for seed in [&layout, &docker, &compressed] {
+        assert_eq!(read(seed).map(|ready| ready.len()).unwrap(), 1);
+    }
+    fuzz("archive", &[layout, docker, compressed], |bytes| drop(read(bytes)));
 }

@@ -22,7 +22,34 @@ pub(crate) struct Gate {
 #[derive(Debug)]
 pub(crate) struct Pass {
     _layer: OwnedMutexGuard<()>,
-    _slot: Option<OwnedSemaphorePermit>,
+    slot: Option<OwnedSemaphorePermit>,
+}
+
+impl Pass {
+    /// Has the layer's part of what is bounded end with `turn`.
+    pub fn share(mut self, turn: &Turn) -> Self {
+        turn.0.lock().extend(self.slot.take());
+        self
+    }
+}
+
+/// A layer's part of what few can do at a time: fetching and unpacking. Who only waits for
+/// the disk ends it, so that the next layer comes meanwhile.
+#[derive(Debug)]
+pub(crate) struct Turn(Mutex<Vec<OwnedSemaphorePermit>>);
+
+impl Turn {
+    /// Waits for a part of a pull's own slots.
+    pub async fn of(slots: Arc<Semaphore>) -> Arc<Self> {
+        // The semaphore is never closed; if it were, a slot less would be no harm.
+        let slot = slots.acquire_owned().await.ok();
+        Arc::new(Self(Mutex::new(slot.into_iter().collect())))
+    }
+
+    /// Lets others begin.
+    pub fn end(&self) {
+        self.0.lock().clear();
+    }
 }
 
 impl Gate {
@@ -37,7 +64,7 @@ impl Gate {
         let layer = self.lock_of(layer).lock_owned().await;
         // The semaphore is never closed; if it were, a slot less would be no harm.
         let slot = self.slots.clone().acquire_owned().await.ok();
-        Pass { _layer: layer, _slot: slot }
+        Pass { _layer: layer, slot }
     }
 
     /// Waits until nobody else is at a document.
@@ -79,5 +106,22 @@ mod tests {
         drop((second, again));
         assert!(gate.enter(layer(3)).now_or_never().is_some());
         assert!(gate.layers.lock().len() <= 2);
+    }
+
+    /// Whose turn has ended still has the layer to itself.
+    #[tokio::test]
+    async fn who_waits_for_the_disk_holds_up_no_other_layer() {
+        use futures_util::FutureExt as _;
+        let (gate, own) = (Gate::new(1), Arc::new(Semaphore::new(1)));
+        let turn = Turn::of(own.clone()).await;
+        let pass = gate.enter(layer(1)).await.share(&turn);
+        assert!(Turn::of(own.clone()).now_or_never().is_none());
+        assert!(gate.enter(layer(2)).now_or_never().is_none());
+        turn.end();
+        assert!(Turn::of(own).now_or_never().is_some());
+        assert!(gate.enter(layer(2)).now_or_never().is_some());
+        assert!(gate.enter(layer(1)).now_or_never().is_none());
+        drop(pass);
+        assert!(gate.enter(layer(1)).now_or_never().is_some());
     }
 }

@@ -58,7 +58,8 @@ impl Wanted {
     }
 }
 
-/// Unpacks a layer from a stream of its bytes as they are stored.
+/// Unpacks a layer from a stream of its bytes as they are stored. `unpacked` is called
+/// when that is done and only the disk is waited for.
 ///
 /// # Errors
 /// Nothing of the layer is left then.
@@ -66,6 +67,7 @@ pub(crate) fn install(
     layers: &LayerStore,
     wanted: &Wanted,
     source: impl Read + Send,
+    unpacked: impl FnOnce(),
 ) -> Result<(), PullError> {
     let failed = |e: &SnapshotError| PullError::store(wanted.what(), e);
     let mut writer = layers.begin(wanted.diff_id).map_err(|e| failed(&e))?;
@@ -80,6 +82,7 @@ pub(crate) fn install(
     let rest = io::copy(&mut stored, &mut io::sink());
     check_stored(wanted, &stored)?;
     rest.map_err(|e| broken(wanted, &e))?;
+    unpacked();
     let what = || format!("commit {}", wanted.what());
     layers.commit(writer).map_err(|e| PullError::store(what(), &e))
 }

@@ -392,6 +392,19 @@ impl Images {
         removed.await.map_err(|_| RemoveError::Aborted { image: image.to_owned() })?
     }
 
+    /// Does a step, and once more with the disk space given up that is kept for the day when
+    /// there is none. For what must be possible on a full disk and frees space, or leads to
+    /// it: not for making anything. Blocks.
+    ///
+    /// # Errors
+    /// The step's own.
+    pub fn with_reserve<T, E: std::error::Error + 'static>(
+        &self,
+        step: impl FnMut() -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.reserve.with(|error: &E| error::is_full(error), step)
+    }
+
     /// Loads all images of an OCI layout, an archive of one, or an archive of
     /// `docker save`, compressed or not.
     ///

@@ -23,7 +23,7 @@ const MAX_IMAGES: usize = 1024;
 const MAX_DEPTH: usize = 3;
 
 /// An image of an archive that is ready to be added.
-struct Ready {
+pub(crate) struct Ready {
     new: New,
     names: Vec<String>,
 }
@@ -49,7 +49,8 @@ impl Images {
         Ok(loaded)
     }
 
-    fn read_archive(
+    /// Reads all images of an archive, and unpacks their layers.
+    pub(crate) fn read_archive(
         &self,
         archive: &mut Archive,
     ) -> Result<Vec<(Ready, snapshots::LayerPin)>, PullError> {
@@ -133,7 +134,7 @@ impl Images {
             return Ok(());
         }
         let source = archive.file(path)?;
-        layer::install(&self.layers, wanted, source)
+        layer::install(&self.layers, wanted, source, || ())
     }
 
     fn ready(

@@ -126,12 +126,14 @@ fn payload(reference: &str, digest: Digest, kind: &str) -> String {
 
 const COSIGN: &str = "cosign container image signature";
 const P256: &[&str] = &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"];
+const P384: &[&str] = &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-384"];
 const ANY: &str = r#"{"type":"matchRepository"}"#;
 
 #[test]
 fn signatures_of_all_kinds_of_keys_are_checked() {
     for kind in [
         P256,
+        P384,
         &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"],
         &["-algorithm", "ED25519"],
     ] {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use snapshots::LayerPin;
-use tokio::task::JoinSet;
+use tokio::{sync::Semaphore, task::JoinSet};
 use tracing::Instrument as _;
 use types::{DiffId, Digest, Image, ImageId};
 
@@ -12,7 +12,9 @@ use crate::{
     Auth, Images, PullError, attachments,
     documents::Documents,
     error::one_line,
-    fetch, hosts,
+    fetch,
+    gate::Turn,
+    hosts,
     layer::{Wanted, check_digest, digest_of},
     manifest::{self, Config, Descriptor, Document, Manifest},
     policy::Policy,
@@ -284,25 +286,21 @@ impl Images {
         progress: &Arc<Tracker>,
     ) -> Result<(), PullError> {
         let mut running = JoinSet::new();
-        let mut waiting = wanted.into_iter();
-        loop {
-            while running.len() < self.options.max_parallel_layers.max(1) {
-                let Some(layer) = waiting.next() else { break };
-                let (images, registry, progress) =
-                    (self.clone(), registry.clone(), progress.clone());
-                running.spawn(
-                    async move { fetch::fetch(&images, &registry, layer, &progress).await }
-                        .in_current_span(),
-                );
-            }
-            match running.join_next().await {
-                None => return Ok(()),
-                Some(Ok(result)) => result?,
-                Some(Err(_)) => {
-                    return Err(PullError::Aborted { reference: registry.reference.to_string() });
-                }
-            }
+        let slots = Arc::new(Semaphore::new(self.options.max_parallel_layers.max(1)));
+        for layer in wanted {
+            let (images, registry, progress) = (self.clone(), registry.clone(), progress.clone());
+            let slots = slots.clone();
+            let work = async move {
+                let turn = Turn::of(slots).await;
+                fetch::fetch(&images, &registry, layer, &progress, &turn).await
+            };
+            running.spawn(work.in_current_span());
         }
+        while let Some(ended) = running.join_next().await {
+            let aborted = || PullError::Aborted { reference: registry.reference.to_string() };
+            ended.map_err(|_| aborted())??;
+        }
+        Ok(())
     }
 
     /// Adds an image whose layers are all there, and held until it has its record.

@@ -123,15 +123,17 @@ pub(crate) async fn fetch(
         return Err(denied(origin.refused(answer).await));
     }
     let body = origin.read_all(answer, MAX_TOKEN_BYTES).await?;
-    let token: Answer = serde_json::from_slice(&body)
-        .map_err(|e| failed(format!("its token server's answer is malformed: {e}")))?;
-    let token = [token.token, token.access_token]
-        .into_iter()
-        .flatten()
-        .find(|token| !token.is_empty())
-        .ok_or_else(|| failed("its token server gave no token".to_owned()))?;
-    let header = bearer(&token);
-    header.map(Some).ok_or_else(|| failed("its token server's token is no header".to_owned()))
+    read_answer(&body).map(Some).map_err(failed)
+}
+
+/// Reads what a token server answers: the header that its token is for.
+pub(crate) fn read_answer(body: &[u8]) -> Result<HeaderValue, String> {
+    let token: Answer = serde_json::from_slice(body)
+        .map_err(|e| format!("its token server's answer is malformed: {e}"))?;
+    let mut tokens = [token.token, token.access_token].into_iter().flatten();
+    let token = tokens.find(|token| !token.is_empty());
+    let token = token.ok_or("its token server gave no token")?;
+    bearer(&token).ok_or_else(|| "its token server's token is no header".to_owned())
 }
 
 /// Token servers refuse with any status of 4xx: all mean that these credentials do not do.

@@ -7,7 +7,7 @@ mod common;
 use common::{
     Bed,
     fake::{Fake, Reply},
-    made::{self, Layer, Made, OCI_INDEX, OCI_MANIFEST, tar},
+    made::{self, Layer, Made, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, tar},
 };
 use images::PullErrorKind as Kind;
 
@@ -206,4 +206,45 @@ async fn a_bad_name_is_the_callers_fault() {
     for name in ["", "UPPER", "a b", "http://x/y"] {
         fails(&bed, name, Kind::InvalidArgument, "invalid image name").await;
     }
+}
+
+/// A layer that breaks off in the middle of a frame holds up nothing that comes after it.
+#[tokio::test]
+async fn after_broken_layers_ten_pulls_are_quick() {
+    let (fake, bed) = (Fake::new(), Bed::new());
+    let noise: Vec<u8> = (0..300_000_u32).flat_map(|n| n.wrapping_mul(n).to_le_bytes()).collect();
+    let tar = tar(&[("noise", &noise)]);
+    for (name, mut layer) in [("gzip", Layer::gzip(&tar)), ("zstd", Layer::zstd(&tar))] {
+        layer.stored.truncate(layer.stored.len() / 2);
+        fake.push(name, "latest", &Made::new(&[layer]));
+        for _ in 0..6 {
+            fails(&bed, &fake.name(name), Kind::InvalidImage, "layer sha256:").await;
+        }
+    }
+    let begun = std::time::Instant::now();
+    for n in 0..10 {
+        let name = format!("good{n}");
+        fake.push(&name, "latest", &Made::new(&[Layer::file("f", &name)]));
+        bed.images.pull(&fake.name(&name), None).await.unwrap();
+    }
+    assert!(begun.elapsed() < std::time::Duration::from_secs(30), "{:?}", begun.elapsed());
+}
+
+/// Where a manifest says that a layer lies is nobody's business but the registry's.
+#[tokio::test]
+async fn addresses_in_manifests_are_not_asked() {
+    let (fake, elsewhere, bed) = (Fake::new(), Fake::new(), Bed::new());
+    let mut image = Made::new(&[Layer::file("f", "1")]);
+    let manifest = String::from_utf8(image.manifest).unwrap();
+    let urls = format!("\"urls\":[\"http://{}/x\"],\"mediaType\":\"{OCI_LAYER}", elsewhere.address);
+    let manifest = manifest.replace(&format!("\"mediaType\":\"{OCI_LAYER}"), &urls);
+    assert!(manifest.contains("urls"));
+    image.manifest = manifest.into_bytes();
+    fake.push("a", "latest", &image);
+    bed.images.pull(&fake.name("a"), None).await.unwrap();
+    image.blobs.remove(&made::digest(&image.layers[0].stored));
+    fake.push("b", "latest", &image);
+    let bed = Bed::new();
+    fails(&bed, &fake.name("b"), Kind::NotFound, "layer sha256:").await;
+    assert!(elsewhere.asked().is_empty());
 }

@@ -43,6 +43,25 @@ fn whatever_a_layer_is_nothing_else_changes() {
     });
 }
 
+/// A split lies on a disk: whatever it has become, nothing but the tree's files is read,
+/// and what is given out is bounded by it.
+#[test]
+fn whatever_a_split_is_it_reads_the_tree_alone() {
+    let place = Place::new();
+    let root = File::open(place.root()).unwrap();
+    let tar = Tar::new().dir("a").file("a/f", b"data").symlink("a/l", "../../canary").end();
+    let mut split = Vec::new();
+    let extras = Extras { split: Some(Box::new(&mut split)), ..Extras::default() };
+    unpack_with(&mut tar.as_slice(), root.as_fd(), &Limits::default(), extras).unwrap();
+    fuzz("split", &[split], |bytes| {
+        let mut out = Vec::new();
+        let _ = rebuild(root.as_fd(), &mut &*bytes, &mut out);
+        // Each record gives at most the longest file's bytes, or its own.
+        assert!(out.len() <= bytes.len() * 4, "{} bytes of {}", out.len(), bytes.len());
+    });
+    place.assert_untouched();
+}
+
 fn mend(tar: &mut [u8]) {
     for block in tar.chunks_exact_mut(512) {
         block[148..156].copy_from_slice(b"        ");

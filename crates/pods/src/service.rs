@@ -362,10 +362,23 @@ impl Inner {
         }
     }
 
-    /// Keeps a sandbox's record. A disk that refuses is logged: the kernel and the
-    /// monitor still hold the truth, and the object stays removable.
+    /// Keeps a sandbox's record. A full disk gives up its reserve for it. A disk that
+    /// refuses is logged: the kernel and the monitor still hold the truth, and the object
+    /// stays removable.
     pub(crate) async fn keep_sandbox(self: &Arc<Self>, record: &Arc<SandboxRecord>) {
-        if let Err(error) = self.write_sandbox(record.clone(), Durability::Process).await {
+        let (inner, record) = (self.clone(), record.clone());
+        let put = move || {
+            let put = || {
+                let id = record.id.as_str();
+                inner.sandbox_store.put(id, &*record, Durability::Process)
+            };
+            inner
+                .services
+                .images
+                .with_reserve(put)
+                .map_err(|source| Error::Record { what: format!("sandbox {}", record.id), source })
+        };
+        if let Err(error) = blocking(put).await {
             error!(error = %telemetry::chain(&error), "a change of the sandbox is not on disk");
         }
     }
@@ -386,7 +399,16 @@ impl Inner {
     }
 
     pub(crate) async fn keep_container(self: &Arc<Self>, record: &Arc<ContainerRecord>) {
-        if let Err(error) = self.write_container(record.clone()).await {
+        let (inner, container) = (self.clone(), record.clone());
+        let put = move || {
+            let key = container_key(&container.sandbox_id, &container.id);
+            let put = || inner.container_store.put(&key, &*container, Durability::Process);
+            inner.services.images.with_reserve(put).map_err(|source| Error::Record {
+                what: format!("container {}", container.id),
+                source,
+            })
+        };
+        if let Err(error) = blocking(put).await {
             error!(container = %record.id, error = %telemetry::chain(&error), "a change of the container is not on disk");
         }
     }

@@ -9,15 +9,16 @@ use std::{
         unix::fs::{DirBuilderExt, OpenOptionsExt},
     },
     sync::Arc,
+    time::Instant,
 };
 
 use layers::{Meter, TreeSum};
 use rustix::{fs::Mode, io::Errno};
-use state::Durability;
 use types::DiffId;
 
 use crate::{
     CollectReport, SnapshotError, Snapshots, Usage,
+    sealing::Ready,
     store::{Inner, Seal, open_dir},
 };
 
@@ -25,11 +26,13 @@ use crate::{
 #[derive(Debug)]
 pub struct LayerWriter {
     inner: Arc<Inner>,
-    id: DiffId,
-    name: String,
-    dir: OwnedFd,
+    pub(crate) id: DiffId,
+    pub(crate) name: String,
+    pub(crate) dir: OwnedFd,
+    pub(crate) begun: Instant,
     split: Option<File>,
-    done: bool,
+    /// Whether it is in its place.
+    pub(crate) done: bool,
     meter: Arc<Meter>,
     _pin: LayerPin,
 }
@@ -85,6 +88,7 @@ impl Snapshots {
             id,
             name,
             dir,
+            begun: Instant::now(),
             split: None,
             done: false,
             meter: self.inner.new_meter(),
@@ -199,24 +203,22 @@ impl LayerWriter {
         self.split = None;
     }
 
-    fn split_name(&self) -> String {
+    pub(crate) fn split_name(&self) -> String {
         format!("{}.split", self.name)
     }
 
-    /// Syncs the layer, seals it and makes it visible. If another writer was first,
-    /// that one's layer stays and this one is removed.
+    /// Syncs the layer, seals it and makes it visible, together with others that are ready
+    /// then. If another writer was first, that one's layer stays and this one is removed.
     ///
     /// # Errors
     /// Fails where a step fails; nothing of the layer is left then.
-    pub fn commit(mut self) -> Result<(), SnapshotError> {
+    pub fn commit(self) -> Result<(), SnapshotError> {
         let layer = self.id;
         let failed =
             |action| move |source: io::Error| SnapshotError::Layer { action, layer, source };
         // What the next look at the tree must find.
         let TreeSum { usage, sum } = layers::tree_sum(self.dir()).map_err(failed("look at"))?;
         let split_bytes = self.split_bytes().map_err(failed("look at"))?;
-        // All files of the layer are on disk before anything names it.
-        rustix::fs::syncfs(&self.dir).map_err(|e| failed("sync")(e.into()))?;
         let opaque = is_opaque(&self.dir).map_err(|e| failed("look at")(e.into()))?;
         let usage = Usage {
             bytes: usage.bytes.saturating_add(split_bytes.unwrap_or(0)),
@@ -225,37 +227,7 @@ impl LayerWriter {
         let seal =
             Seal { usage, opaque, sum: Some(format!("{sum:032x}")), split: split_bytes.is_some() };
         let inner = self.inner.clone();
-        let mut known = inner.known();
-        if known.layers.contains_key(&self.id) {
-            return Ok(());
-        }
-        let hex = self.id.0.hex();
-        // An unsealed one is what a crash, a failed collection or a damage left.
-        inner.put_aside(&known, &self.id)?;
-        if split_bytes.is_some() {
-            let from = inner.root.join("new").join(self.split_name());
-            fs::rename(from, inner.split_path(&self.id)).map_err(failed("place"))?;
-        }
-        let place = inner.layer_dir(&self.id);
-        fs::rename(inner.root.join("new").join(&self.name), &place).map_err(failed("place"))?;
-        self.done = true;
-        let sync = |dir: &str| {
-            inner.open_dir(dir).and_then(|parent| {
-                rustix::fs::fsync(parent).map_err(|e| failed("sync the place of")(e.into()))
-            })
-        };
-        let sealed = sync("layers")
-            .and_then(|()| if seal.split { sync("splits") } else { Ok(()) })
-            .and_then(|()| {
-                inner.seals.put(&hex, &seal, Durability::PowerCut).map_err(SnapshotError::Record)
-            });
-        if let Err(error) = sealed {
-            inner.discard("layers", &hex)?;
-            inner.discard("splits", &hex)?;
-            return Err(error);
-        }
-        known.layers.insert(self.id, seal);
-        Ok(())
+        inner.sealing.seal(&inner, Ready { writer: self, seal })
     }
 
     fn split_bytes(&self) -> io::Result<Option<u64>> {

@@ -20,7 +20,7 @@ use rustix::fs::{Mode, OFlags};
 use state::Store;
 use types::{ContainerId, DiffId, Digest};
 
-use crate::{Filesystem, SnapshotError, Usage};
+use crate::{Filesystem, SnapshotError, Usage, sealing::Sealing};
 
 /// The version of the records on disk.
 const RECORD_VERSION: u32 = 1;
@@ -41,6 +41,7 @@ pub(crate) struct Inner {
     pub(crate) actives: Store,
     pub(crate) held: Store,
     known: Mutex<Known>,
+    pub(crate) sealing: Sealing,
     /// Of the layers that are being written.
     meters: Mutex<Vec<Weak<Meter>>>,
     next: AtomicU64,
@@ -105,6 +106,7 @@ impl Snapshots {
             actives: records("actives", "active")?,
             held: records("held", "held")?,
             known: Mutex::default(),
+            sealing: Sealing::default(),
             meters: Mutex::default(),
             next: AtomicU64::new(0),
         };

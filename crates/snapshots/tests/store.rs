@@ -45,6 +45,35 @@ fn a_layer_is_there_whole_or_not_at_all() {
     assert_eq!(again.total_usage().bytes, 8192 + 4096, "with its seal");
 }
 
+/// Layers that are ready at the same time are sealed together: each is there, once, and
+/// whole, also those that two have written.
+#[test]
+fn many_are_sealed_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Snapshots::open(dir.path()).unwrap();
+    let ready = std::sync::Barrier::new(24);
+    std::thread::scope(|scope| {
+        for n in 0..24_u8 {
+            let (store, ready) = (&store, &ready);
+            scope.spawn(move || {
+                put(store, n % 16, |root| {
+                    fs::write(root.join("f"), n.to_string()).unwrap();
+                    ready.wait();
+                });
+                assert!(store.has_layer(&id(n % 16)), "{n} is answered and not there");
+            });
+        }
+    });
+    assert_eq!(store.layers().len(), 16);
+    assert_eq!(files_below(&dir.path().join("new")), 0);
+    drop(store);
+    let store = Snapshots::open(dir.path()).unwrap();
+    assert_eq!(store.layers().len(), 16);
+    for n in 0..16 {
+        assert_eq!(store.look_at_layer(&id(n)).unwrap(), LayerState::Whole, "{n}");
+    }
+}
+
 /// What a crash can leave: files without a seal, a seal without files, things half written.
 #[test]
 fn what_a_crash_left_is_swept() {

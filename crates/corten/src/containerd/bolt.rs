@@ -255,6 +255,17 @@ mod tests {
         assert!(database.bucket(&["a"]).expect("read").is_none());
     }
 
+    #[test]
+    fn whatever_a_database_is_it_is_answered() {
+        testing::fuzz::fuzz("bolt", &[small()], |bytes| {
+            if let Ok(database) = Database::of(bytes.to_vec()) {
+                for path in [&[][..], &["b"], &["b", "k"]] {
+                    let _ = database.bucket(path).map(|found| found.map(|b| b.entries()));
+                }
+            }
+        });
+    }
+
     /// Whatever is damaged, it is an error or another answer, soon, and no panic.
     #[test]
     fn damage_is_answered() {

@@ -162,7 +162,7 @@ async fn cgroups(settings: &Config, holder: &Path) -> anyhow::Result<Cgroups> {
     }
 }
 
-fn image_options(settings: &Config) -> ImagesOptions {
+pub(crate) fn image_options(settings: &Config) -> ImagesOptions {
     let images = &settings.images;
     ImagesOptions {
         certs_dirs: images.certs_dirs.clone(),

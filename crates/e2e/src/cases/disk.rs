@@ -23,10 +23,14 @@ use crate::runtime::Runtime;
 pub(super) const CASES: &[Case] = &[
     case!("disk.full_pull_is_refused_and_leaves_nothing", pull).alone().ours(),
     case!("disk.full_pods_can_be_stopped_and_removed", pods).alone().ours(),
+    case!("disk.full_what_was_stopped_stays_so_after_a_kill", journalled).alone().ours(),
 ];
 
 /// Room for the small image and some records, not for the large image.
 const SIZE: &str = "size=6m";
+
+/// Room for the reserve that is kept for removals, too.
+const EXT4_BYTES: u64 = 96 << 20;
 
 /// A file system of a few MiB; unmounted when it is dropped.
 struct Disk(PathBuf);
@@ -36,6 +40,14 @@ impl Disk {
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", SIZE, "tmpfs"]).arg(place);
         program::output(&mut mount)?;
+        Ok(Self(place.to_owned()))
+    }
+
+    /// The same as nodes have it: with a journal, where a record that changes needs a block.
+    fn mount_ext4(file: &Path, place: &Path) -> Result<Self> {
+        fs::File::create(file)?.set_len(EXT4_BYTES)?;
+        program::output(Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(file))?;
+        program::output(Command::new("mount").args(["-o", "loop"]).arg(file).arg(place))?;
         Ok(Self(place.to_owned()))
     }
 
@@ -129,6 +141,42 @@ async fn pods(c: &Context) -> Result<()> {
     small.sh(&id, "true").await?;
     small.clean_up().await?;
     before.with_scope(runtime.audit_scope()).audit()
+}
+
+async fn journalled(c: &Context) -> Result<()> {
+    let (ground, name) = builtin::ground()?;
+    let disk = Disk::mount_ext4(&ground.path().join("disk"), &ground.make(name)?)?;
+    let runtime = Arc::new(builtin::on(c, ground, false).await?);
+    let small = Context::new(Arc::clone(&runtime), "disk");
+    let image = small.pull(BUSYBOX).await?;
+    let (pod, first) = small.waiting_container().await?;
+    let second = small.create(&pod, &small.waiting()).await?;
+    small.start(&second).await?;
+    disk.fill()?;
+    is_for_want_of_space(small.create(&pod, &small.waiting()).await)?;
+
+    small.stop(&first, 10).await?;
+    runtime.kill()?;
+    runtime.launch().await?;
+    let status = small.status(&first).await?;
+    equal("the stopped one", status.state(), ContainerState::ContainerExited)?;
+    equal("its code", status.exit_code, 0)?;
+    let running = small.status(&second).await?.state();
+    equal("the running one", running, ContainerState::ContainerRunning)?;
+    small.remove(&first).await?;
+    small.stop_pod(&pod.id).await?;
+    runtime.kill()?;
+    runtime.launch().await?;
+    equal("the pods", small.runtime.pods.pod_sandboxes(None).await?.len(), 1)?;
+    equal("the second", small.status(&second).await?.state(), ContainerState::ContainerExited)?;
+    small.remove_pod(&pod.id).await?;
+    let full = disk.used()?;
+    small.remove_image(&image).await?;
+    ensure!(small.image(BUSYBOX).await?.is_none(), "the image is still there");
+    ensure!(disk.used()? < full, "removing the image freed nothing");
+    fs::remove_file(disk.filler()).context("the filler")?;
+    small.pull(BUSYBOX).await?;
+    small.clean_up().await
 }
 
 fn is_for_want_of_space<T>(result: Result<T>) -> Result<()> {

@@ -3,16 +3,19 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use cri_client::Code;
 use cri_proto::v1::{ImageStatusRequest, PullImageRequest};
 use serde_json::Value;
+use testing::Ground;
 
 use crate::case;
 use crate::case::Case;
 use crate::context::{Context, code, equal, image_spec, refusal};
+use crate::runtime::Runtime;
 
 pub(super) const CASES: &[Case] = &[
     case!("image_care.policy_at_pull_and_create", policy).alone().ours(),
@@ -20,6 +23,8 @@ pub(super) const CASES: &[Case] = &[
     case!("image_care.killed_in_a_pull_it_is_whole_or_absent", killed).alone().ours(),
     case!("image_care.damage_after_a_power_cut_is_found", power_cut).alone().ours(),
     case!("image_care.verbose_status_tells_layers", verbose).ours(),
+    case!("image_care.checked_and_repaired_without_a_daemon", offline).alone().ours(),
+    case!("image_care.containerds_images_are_taken_over", from_containerd).alone().ours(),
 ];
 
 /// Runs our own command line against the daemon.
@@ -166,5 +171,92 @@ async fn verbose(c: &Context) -> Result<()> {
         c.runtime.images.image_status(request).await?.info.is_empty(),
         "information of nothing"
     );
+    Ok(())
+}
+
+/// Checks the daemon's root directory without the daemon.
+fn check_offline(c: &Context, options: &[&str]) -> Result<Output> {
+    let root = c.runtime.with_daemon(|daemon| Ok(daemon.root()))?.display().to_string();
+    corten(c, &[&["fsck", "--offline", "--root", &root], options].concat())
+}
+
+async fn offline(c: &Context) -> Result<()> {
+    let name = "docker.io/e2e/layered:1";
+    let id = c.pull(name).await?;
+    let info = verbose_info(c, name).await?;
+    let refused = check_offline(c, &[])?;
+    let pid = c.runtime.with_daemon(|daemon| daemon.pid())?;
+    ensure!(!refused.status.success(), "the daemon's root was taken");
+    ensure!(text_of(&refused).contains(&format!("process {pid}")), "{}", text_of(&refused));
+
+    let root = c.runtime.with_daemon(|daemon| Ok(daemon.root()))?;
+    c.runtime.kill()?;
+    let checked = check_offline(c, &["--read"])?;
+    ensure!(checked.status.success(), "{}", text_of(&checked));
+    let layers = info["layers"].as_array().context("no layers")?.iter();
+    let mut files = layers.filter_map(Value::as_str).map(|layer| {
+        let hex = layer.trim_start_matches("sha256:");
+        root.join("snapshots/layers").join(hex).join("data/kept")
+    });
+    let file = files.find(|file| file.exists()).context("no layer has the file")?;
+    // The same length and time: only who reads it can tell.
+    let (kept, meta) = (fs::read(&file)?, fs::metadata(&file)?);
+    fs::write(&file, vec![b'x'; kept.len()])?;
+    fs::File::options().write(true).open(&file)?.set_modified(meta.modified()?)?;
+    for (options, wanted, words) in [
+        (&[][..], 0, ": 0 damaged"),
+        (&["--read"], 4, "its files make sha256:"),
+        (&["--read", "--repair"], 1, "removed, with"),
+        (&["--read"], 0, ": 0 damaged"),
+    ] {
+        let checked = check_offline(c, options)?;
+        equal(&format!("the code of {options:?}"), checked.status.code(), Some(wanted))?;
+        ensure!(text_of(&checked).contains(words), "{options:?}: {}", text_of(&checked));
+    }
+    c.runtime.launch().await?;
+    ensure!(c.image(name).await?.is_none(), "the damaged image is listed");
+    equal("the id", c.pull(name).await?, id)?;
+    equal("the healed file", fs::read(&file)?, kept)?;
+    c.remove_image(name).await
+}
+
+/// A store that Debian's containerd has made, and that it left by being killed.
+async fn from_containerd(c: &Context) -> Result<()> {
+    // What containerd has unpacked of one image it does not fetch again for another, so these
+    // two have no layer that is the same and is compressed in two ways.
+    let names = ["docker.io/e2e/layered:1", "docker.io/e2e/index:1"];
+    let ground = Arc::new(Ground::new()?);
+    let containerd =
+        Runtime::containerd(Arc::clone(&ground), Arc::clone(&c.runtime.catalog)).await?;
+    let mut ids = Vec::new();
+    for name in names {
+        c.remove_image(name).await?;
+        let request =
+            PullImageRequest { image: Some(image_spec(name)), ..PullImageRequest::default() };
+        ids.push(containerd.images.pull_image(request).await?.image_ref);
+    }
+    containerd.kill()?;
+    let store = ground.path().join("containerd/root").display().to_string();
+    let loaded = corten(c, &["image", "load", "--containerd", &store])?;
+    ensure!(loaded.status.success(), "{}", text_of(&loaded));
+    for (name, id) in names.iter().zip(ids) {
+        ensure!(text_of(&loaded).contains(&format!("Loaded: {name}\n")), "{}", text_of(&loaded));
+        equal("the id", c.present(name).await?.id, id)?;
+    }
+    let checked = corten(c, &["fsck", "--read"])?;
+    ensure!(checked.status.success(), "{}", text_of(&checked));
+    let container = c.run(&c.plain_pod().await?, &layered(c)).await?;
+    equal("a file", c.sh(&container, "cat /data/changed").await?, "upper".to_owned())?;
+    c.stop(&container, 0).await?;
+    c.remove(&container).await?;
+    let missing = corten(c, &["image", "load", "--containerd", &store, "docker.io/e2e/none:1"])?;
+    ensure!(
+        text_of(&missing).contains("no image \"docker.io/e2e/none:1\""),
+        "{}",
+        text_of(&missing)
+    );
+    for name in names {
+        c.remove_image(name).await?;
+    }
     Ok(())
 }

@@ -74,6 +74,7 @@ pub(crate) async fn create(inner: &Arc<Inner>, config: &SandboxConfig) -> Result
     let id = record.id.clone();
     crate::log::name_sandbox(&record);
     let result = inner.write_sandbox(Arc::new(record.clone()), Durability::PowerCut).await;
+    let _making = inner.index.making(&record);
     let (mut task, queue) = inner.task(record);
     match async {
         result?;
@@ -120,6 +121,7 @@ fn plan(inner: &Inner, config: &SandboxConfig) -> Result<SandboxRecord> {
         cgroup_parent,
         owns_cgroup_parent,
         limits: LinuxResources::default(),
+        process: None,
         damage: String::new(),
         id,
     })
@@ -215,9 +217,10 @@ async fn make_namespaces(task: &mut PodTask) -> Result<()> {
     made
 }
 
-/// Makes the cgroup of the pod's reaper, where it has one; the task is not borrowed.
+/// Makes the cgroup of the sandbox's own process, the reaper, where it has one; the task is not borrowed.
 fn reaper_place(task: &PodTask) -> impl Future<Output = Result<Option<Place>>> + use<> {
-    let wanted = task.record.config.security.namespaces.pid == PidMode::Pod;
+    let wanted = task.inner.options.sandbox_processes
+        || task.record.config.security.namespaces.pid == PidMode::Pod;
     let path = task.inner.leaf(&task.record.cgroup_parent, task.id().as_str());
     let inner = task.inner.clone();
     async move {
@@ -228,7 +231,7 @@ fn reaper_place(task: &PodTask) -> impl Future<Output = Result<Option<Place>>> +
     }
 }
 
-async fn ask_for_namespaces(task: &PodTask, reaper: Option<CgroupPlacement>) -> Result<()> {
+async fn ask_for_namespaces(task: &mut PodTask, reaper: Option<CgroupPlacement>) -> Result<()> {
     let namespaces = &task.record.config.security.namespaces;
     let own_ipc = namespaces.ipc == NamespaceMode::Pod;
     let own_net = task.record.netns.is_some();
@@ -248,13 +251,18 @@ async fn ask_for_namespaces(task: &PodTask, reaper: Option<CgroupPlacement>) -> 
         reaper: reaper.map(|cgroup| ReaperRequest { cgroup }),
     };
     let monitor = task.handle.monitor().ok_or(Error::Stopping)?;
-    monitor.make_sandbox(request).await.map(drop).map_err(|source| {
+    let made = monitor.make_sandbox(request).await.map_err(|source| {
         let what = format!("make the namespaces of sandbox {}", task.id());
         match source.failure().filter(|failure| is_bad_sysctl(failure)) {
             Some(failure) => Error::Invalid(format!("failed to {what}: {failure}")),
             None => Error::Monitor { what, source: Box::new(source) },
         }
-    })
+    })?;
+    let mut record = (*task.record).clone();
+    record.process = made.reaper_pid;
+    task.record = Arc::new(record);
+    task.inner.index.update_making(&task.record);
+    Ok(())
 }
 
 /// Whether a kernel parameter is none here, or does not take the value that was asked for.

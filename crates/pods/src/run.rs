@@ -335,7 +335,7 @@ impl PodTask {
         let (files, netns) = (self.files.clone(), self.record.netns.clone());
         let mounts = blocking(move || files.release(netns.as_deref()));
         let own = self.inner.leaf(&self.record.cgroup_parent, self.id().as_str());
-        let (mounts, cgroup) = tokio::join!(mounts, self.inner.remove_cgroup(own));
+        let (mounts, cgroup) = tokio::join!(mounts, self.remove_own_cgroup(own));
         if self.record.owns_cgroup_parent {
             // Another pod may use it by now: only an empty one goes.
             let parent = self.record.cgroup_parent.clone();
@@ -349,6 +349,18 @@ impl PodTask {
             self.inner.parents.leave(path, || self.inner.cgroup_exists(path));
         }
         network.and(mounts).and(cgroup)
+    }
+
+    /// Removes the cgroup of the sandbox's own process, which a monitor that died leaves behind.
+    async fn remove_own_cgroup(&self, path: String) -> Result<()> {
+        self.inner
+            .cgroup_step("remove cgroup", path, |group| {
+                if !group.is_empty()? {
+                    group.kill()?;
+                }
+                group.remove()
+            })
+            .await
     }
 
     /// Takes the network back while the monitor ends, which needs none. A plugin that keeps

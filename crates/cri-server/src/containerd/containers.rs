@@ -30,7 +30,9 @@ impl Containers for Server {
             self.gate.pass().await?;
             let container = match self.pods.known(&id).filter(|_| ours) {
                 Some(Known::Sandbox(record)) => of_sandbox(&record),
-                Some(Known::Container(record, sandbox)) => of_container(&record, sandbox.as_deref()),
+                Some(Known::Container(record, sandbox)) => {
+                    of_container(&record, sandbox.as_deref())
+                }
                 None => {
                     return Err(Status::not_found(format!(
                         "container {id:?} in namespace {NAMESPACE:?}: not found"

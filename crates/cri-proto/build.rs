@@ -16,6 +16,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .emit_rerun_if_changed(false)
         .compile_fds(protox::compile(["corten/v1/admin.proto"], ["proto"])?)?;
+    let containerd = ["version", "containers", "tasks"]
+        .map(|service| format!("containerd/services/{service}/v1/{service}.proto"));
+    tonic_prost_build::configure()
+        .emit_rerun_if_changed(false)
+        .compile_fds(protox::compile(containerd, ["proto"])?)?;
     Ok(())
 }
 

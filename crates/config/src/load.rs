@@ -208,6 +208,10 @@ fn check(config: &Config) -> Result<(), ConfigError> {
             return value(key, "the path must be absolute");
         }
     }
+    let socket = &config.server.containerd_socket;
+    if !socket.is_empty() && !socket.starts_with('/') {
+        return value("server.containerd_socket", "it must be an absolute path, or empty for none");
+    }
     let images = &config.images;
     for (key, number) in [
         ("images.max_parallel_layers", images.max_parallel_layers),
@@ -349,6 +353,7 @@ mod tests {
     fn bad_values_are_refused() {
         for bad in [
             "root = \"relative\"",
+            "[server]\ncontainerd_socket = \"containerd.sock\"",
             "[cgroups]\nparent = \"/a/../b\"",
             "[cgroups]\ndriver = \"systemd\"\nparent = \"/a\"",
             "[cgroups]\ndriver = \"runc\"",

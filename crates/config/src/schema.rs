@@ -59,6 +59,9 @@ pub struct Server {
     pub listen: String,
     /// Where ImageService is served instead, or empty.
     pub image_listen: String,
+    /// Where cAdvisor's calls of containerd are answered too, if nobody else listens there; with
+    /// it every sandbox gets a process, by which cAdvisor counts its network. Empty for neither.
+    pub containerd_socket: String,
     /// How long a stopping daemon waits for calls in flight, in seconds.
     pub drain_timeout_s: u64,
 }
@@ -68,6 +71,7 @@ impl Default for Server {
         Self {
             listen: "unix:///run/corten/corten.sock".into(),
             image_listen: String::new(),
+            containerd_socket: "/run/containerd/containerd.sock".into(),
             drain_timeout_s: 20,
         }
     }

@@ -103,6 +103,10 @@ async fn serve(settings: ::config::Config, lock: RootLock) -> anyhow::Result<Opt
         same if same == settings.server.listen => None,
         other => Some(Endpoint::parse(other)?),
     };
+    let mut containerd_endpoint = match settings.server.containerd_socket.as_str() {
+        "" => None,
+        path => Some(Endpoint::parse(path)?).filter(|other| other.path() != endpoint.path()),
+    };
     let mut terminate = signal(SignalKind::terminate()).context("failed to watch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to watch SIGINT")?;
     let (keeper, gate) = GateKeeper::new();
@@ -111,6 +115,7 @@ async fn serve(settings: ::config::Config, lock: RootLock) -> anyhow::Result<Opt
     let (stop, stopped) = watch::channel(false);
     let mut servers = JoinSet::new();
     let mut routes = daemon.server.runtime_routes(Routes::default());
+    routes = daemon.server.containerd_routes(routes);
     if let Some(image_endpoint) = &mut image_endpoint {
         let listener = image_endpoint.listen()?;
         info!(socket = %image_endpoint.path().display(), "serving ImageService");
@@ -121,6 +126,10 @@ async fn serve(settings: ::config::Config, lock: RootLock) -> anyhow::Result<Opt
         ));
     } else {
         routes = daemon.server.image_routes(routes);
+    }
+    if let Some(listener) = containerd_endpoint.as_mut().and_then(listen_for_cadvisor) {
+        let routes = daemon.server.containerd_routes(Routes::default());
+        servers.spawn(answer(listener, routes, stopped.clone()));
     }
     let listener = endpoint.listen()?;
     info!(socket = %endpoint.path().display(), version = env!("CARGO_PKG_VERSION"), "serving RuntimeService");
@@ -177,12 +186,28 @@ async fn serve(settings: ::config::Config, lock: RootLock) -> anyhow::Result<Opt
     if !daemon.pods.retire(RETIRE_PATIENCE).await {
         return Ok(Some(lock));
     }
-    drop((endpoint, image_endpoint, lock));
+    drop((endpoint, image_endpoint, containerd_endpoint, lock));
     info!(sessions = sessions.count(), "streaming sessions go on; a successor may start");
     if tokio::time::timeout(patience, sessions.ended()).await.is_err() {
         warn!(sessions = sessions.count(), "streaming sessions are cut off");
     }
     Ok(None)
+}
+
+/// Listens where cAdvisor dials. That is containerd's own path: where that runs, or where the
+/// path cannot be had, pods are served all the same.
+fn listen_for_cadvisor(endpoint: &mut Endpoint) -> Option<UnixListener> {
+    match endpoint.listen() {
+        Ok(listener) => {
+            info!(socket = %endpoint.path().display(), "answering cAdvisor");
+            Some(listener)
+        }
+        Err(error) => {
+            let why = telemetry::chain(&error);
+            warn!("cAdvisor is not answered on a socket of its own: {why}");
+            None
+        }
+    }
 }
 
 /// After a restart of the machine, which may have been a power cut, images are listed only

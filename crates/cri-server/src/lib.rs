@@ -1,4 +1,5 @@
-//! The API: both services of the CRI, in both versions, on unix sockets.
+//! The API: both services of the CRI, in both versions, on unix sockets, and the few calls of
+//! containerd's own that cAdvisor makes ([`containerd`]).
 //!
 //! One file a call. A call is converted at the door ([`convert`]), given to the
 //! core or a service, and its error becomes a gRPC status in one place
@@ -8,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod containerd;
 mod convert;
 mod error;
 mod gate;

@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     os::unix::{
-        fs::{DirBuilderExt, FileTypeExt, PermissionsExt},
+        fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
         net::UnixStream as StdUnixStream,
     },
     path::{Path, PathBuf},
@@ -34,11 +34,14 @@ pub enum ListenError {
     },
 }
 
-/// A socket to be listened on; the file goes with the value.
+/// A socket to be listened on; the file goes with the value, and the directory that was made for
+/// it. What another process has put in its place by then stays.
 #[derive(Debug)]
 pub struct Endpoint {
     path: PathBuf,
-    owned: bool,
+    /// The file, by device and number.
+    owned: Option<(u64, u64)>,
+    made_directory: Option<PathBuf>,
 }
 
 impl Endpoint {
@@ -50,7 +53,7 @@ impl Endpoint {
         let path =
             text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:")).unwrap_or(text);
         if path.starts_with('/') {
-            Ok(Self { path: path.into(), owned: false })
+            Ok(Self { path: path.into(), owned: None, made_directory: None })
         } else {
             Err(ListenError::NotUnix(text.to_owned()))
         }
@@ -68,7 +71,8 @@ impl Endpoint {
     /// system refuses.
     pub fn listen(&mut self) -> Result<UnixListener, ListenError> {
         let failed = |source| ListenError::Listen { path: self.path.clone(), source };
-        if let Some(parent) = self.path.parent() {
+        if let Some(parent) = self.path.parent().filter(|parent| !parent.exists()) {
+            self.made_directory = Some(parent.to_owned());
             fs::DirBuilder::new().recursive(true).mode(0o711).create(parent).map_err(failed)?;
         }
         match fs::symlink_metadata(&self.path) {
@@ -88,18 +92,27 @@ impl Endpoint {
         let _ = fs::remove_file(&aside);
         let listener = UnixListener::bind(&aside).map_err(failed)?;
         fs::set_permissions(&aside, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        let file = identity(&aside).map_err(failed)?;
         fs::rename(&aside, &self.path).map_err(failed)?;
-        self.owned = true;
+        self.owned = Some(file);
         Ok(listener)
     }
 }
 
 impl Drop for Endpoint {
     fn drop(&mut self) {
-        if self.owned {
+        if self.owned.is_some() && identity(&self.path).ok() == self.owned {
             let _ = fs::remove_file(&self.path);
         }
+        if let Some(directory) = &self.made_directory {
+            // Only an empty one goes.
+            let _ = fs::remove_dir(directory);
+        }
     }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()))
 }
 
 #[cfg(test)]
@@ -117,6 +130,24 @@ mod tests {
         assert!(matches!(Endpoint::parse(&text).unwrap().listen(), Err(ListenError::InUse(_))));
         drop(listener);
         Endpoint::parse(&text).unwrap().listen().unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_was_made_goes_and_what_another_made_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("made/x.sock");
+        let text = path.display().to_string();
+        let mut endpoint = Endpoint::parse(&text).unwrap();
+        drop(endpoint.listen().unwrap());
+        drop(endpoint);
+        assert!(!dir.path().join("made").exists());
+
+        let mut endpoint = Endpoint::parse(&text).unwrap();
+        let _listener = endpoint.listen().unwrap();
+        fs::remove_file(&path).unwrap();
+        let _other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        drop(endpoint);
+        StdUnixStream::connect(&path).unwrap();
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@ use crate::case::Case;
 
 mod apparmor;
 mod builtin;
+mod cadvisor;
 mod cli;
 mod cli_streams;
 mod cni;
@@ -60,6 +61,7 @@ pub fn all() -> Vec<Case> {
     [
         apparmor::CASES,
         builtin::CASES,
+        cadvisor::CASES,
         cli_streams::CASES,
         cli::CASES,
         cni::CASES,

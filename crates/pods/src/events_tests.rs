@@ -21,6 +21,7 @@ fn sandbox(id: &SandboxId, phase: SandboxPhase) -> Arc<SandboxRecord> {
         attachment: None,
         cgroup_parent: String::new(),
         owns_cgroup_parent: false,
+        process: None,
         limits: LinuxResources::default(),
         damage: String::new(),
         id: id.clone(),

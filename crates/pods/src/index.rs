@@ -32,6 +32,30 @@ struct Inner {
     listeners: Listeners,
     /// Whether what another daemon left is being taken up.
     recovering: bool,
+    /// Sandboxes that are being made. No list has them.
+    making: BTreeMap<SandboxId, Arc<SandboxRecord>>,
+}
+
+/// What an id stands for.
+#[derive(Debug, Clone)]
+pub enum Known {
+    /// A sandbox, also one that is being made.
+    Sandbox(Arc<SandboxRecord>),
+    /// A container, and its sandbox.
+    Container(Arc<ContainerRecord>, Option<Arc<SandboxRecord>>),
+}
+
+/// Keeps a sandbox that is being made known to those who meet its cgroup.
+#[derive(Debug)]
+pub(crate) struct Making<'a> {
+    index: &'a Index,
+    id: SandboxId,
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        self.index.inner.write().making.remove(&self.id);
+    }
 }
 
 /// Which sandboxes are wanted; all conditions must hold.
@@ -149,6 +173,7 @@ impl Index {
         let inner = Inner {
             sandboxes: BTreeMap::new(),
             containers: BTreeMap::new(),
+            making: BTreeMap::new(),
             listeners: Listeners::default(),
             recovering: true,
         };
@@ -165,6 +190,30 @@ impl Index {
         let mut inner = self.inner.write();
         inner.sandboxes.insert(record.id.clone(), (record, handle));
         inner.containers.extend(containers.into_iter().map(|record| (record.id.clone(), record)));
+    }
+
+    pub(crate) fn making(&self, record: &SandboxRecord) -> Making<'_> {
+        let id = record.id.clone();
+        self.inner.write().making.insert(id.clone(), Arc::new(record.clone()));
+        Making { index: self, id }
+    }
+
+    pub(crate) fn update_making(&self, record: &Arc<SandboxRecord>) {
+        if let Some(known) = self.inner.write().making.get_mut(&record.id) {
+            *known = record.clone();
+        }
+    }
+
+    pub(crate) fn known(&self, id: &str) -> Option<Known> {
+        let inner = self.inner.read();
+        let listed = |id: &SandboxId| inner.sandboxes.get(id).map(|(record, _)| record.clone());
+        if let Ok(id) = id.parse::<ContainerId>()
+            && let Some(record) = inner.containers.get(&id)
+        {
+            return Some(Known::Container(record.clone(), listed(&record.sandbox_id)));
+        }
+        let id = id.parse::<SandboxId>().ok()?;
+        listed(&id).or_else(|| inner.making.get(&id).cloned()).map(Known::Sandbox)
     }
 
     pub(crate) fn publish_sandbox(&self, record: Arc<SandboxRecord>, handle: PodHandle) {

@@ -44,7 +44,7 @@ pub use error::{Error, Result};
 pub use events::{EventFeed, EventFigures, EventKind, PodEvent};
 pub use exec::ExecOutput;
 pub use handlers::{Handler, HandlerFeatures};
-pub use index::{ContainerFilter, SandboxFilter, StateKind};
+pub use index::{ContainerFilter, Known, SandboxFilter, StateKind};
 pub use interactive::{RunningAttach, RunningExec, StreamEnds, StreamsWanted};
 pub use limits::container_rlimits;
 pub use record::{

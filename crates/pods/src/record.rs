@@ -60,6 +60,9 @@ pub struct SandboxRecord {
     /// The limits of that cgroup that were set because UpdatePodSandboxResources asked for them.
     #[serde(default)]
     pub limits: LinuxResources,
+    /// Its own process, in its namespaces and in a cgroup named by its id, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<i32>,
     /// Why it is listed though its record could not be read, or empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub damage: String,
@@ -69,6 +72,14 @@ impl SandboxRecord {
     /// Whether it may run containers.
     pub fn is_ready(&self) -> bool {
         self.phase == SandboxPhase::Ready
+    }
+
+    /// Its own process, where that lives as far as is known.
+    pub fn live_process(&self) -> Option<i32> {
+        match self.phase {
+            SandboxPhase::Creating | SandboxPhase::Ready => self.process,
+            SandboxPhase::NotReady | SandboxPhase::Removing => None,
+        }
     }
 
     /// Whether it has a network namespace of its own.

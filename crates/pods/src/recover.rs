@@ -204,6 +204,7 @@ fn stand_in_sandbox(inner: &Inner, id: &SandboxId, created_at_ns: i64, why: &str
             .parent("", &inner.options.cgroup_parent, id.as_str())
             .unwrap_or_default(),
         owns_cgroup_parent: true,
+        process: None,
         limits: LinuxResources::default(),
         damage: why.to_owned(),
         id: id.clone(),
@@ -372,8 +373,12 @@ impl PodTask {
             })
             .await;
         }
+        let reaper = reports.and_then(|r| r.reaper.as_ref()).filter(|reaper| reaper.alive);
+        let process = reaper.map(|reaper| reaper.pid);
         if reports.is_none() || !same_boot {
             self.no_longer_ready().await;
+        } else if self.record.process != process {
+            self.update(|r| r.process = process).await;
         }
         self.inner.index.publish_sandbox(self.record.clone(), self.handle.clone());
     }

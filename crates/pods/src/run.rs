@@ -74,6 +74,7 @@ pub(crate) async fn create(inner: &Arc<Inner>, config: &SandboxConfig) -> Result
     let id = record.id.clone();
     crate::log::name_sandbox(&record);
     let result = inner.write_sandbox(Arc::new(record.clone()), Durability::PowerCut).await;
+    let _making = inner.index.making(&record);
     let (mut task, queue) = inner.task(record);
     match async {
         result?;
@@ -120,6 +121,7 @@ fn plan(inner: &Inner, config: &SandboxConfig) -> Result<SandboxRecord> {
         cgroup_parent,
         owns_cgroup_parent,
         limits: LinuxResources::default(),
+        process: None,
         damage: String::new(),
         id,
     })
@@ -215,9 +217,10 @@ async fn make_namespaces(task: &mut PodTask) -> Result<()> {
     made
 }
 
-/// Makes the cgroup of the pod's reaper, where it has one; the task is not borrowed.
+/// Makes the cgroup of the sandbox's own process, the reaper, where it has one; the task is not borrowed.
 fn reaper_place(task: &PodTask) -> impl Future<Output = Result<Option<Place>>> + use<> {
-    let wanted = task.record.config.security.namespaces.pid == PidMode::Pod;
+    let wanted = task.inner.options.sandbox_processes
+        || task.record.config.security.namespaces.pid == PidMode::Pod;
     let path = task.inner.leaf(&task.record.cgroup_parent, task.id().as_str());
     let inner = task.inner.clone();
     async move {
@@ -228,7 +231,7 @@ fn reaper_place(task: &PodTask) -> impl Future<Output = Result<Option<Place>>> +
     }
 }
 
-async fn ask_for_namespaces(task: &PodTask, reaper: Option<CgroupPlacement>) -> Result<()> {
+async fn ask_for_namespaces(task: &mut PodTask, reaper: Option<CgroupPlacement>) -> Result<()> {
     let namespaces = &task.record.config.security.namespaces;
     let own_ipc = namespaces.ipc == NamespaceMode::Pod;
     let own_net = task.record.netns.is_some();
@@ -248,13 +251,18 @@ async fn ask_for_namespaces(task: &PodTask, reaper: Option<CgroupPlacement>) -> 
         reaper: reaper.map(|cgroup| ReaperRequest { cgroup }),
     };
     let monitor = task.handle.monitor().ok_or(Error::Stopping)?;
-    monitor.make_sandbox(request).await.map(drop).map_err(|source| {
+    let made = monitor.make_sandbox(request).await.map_err(|source| {
         let what = format!("make the namespaces of sandbox {}", task.id());
         match source.failure().filter(|failure| is_bad_sysctl(failure)) {
             Some(failure) => Error::Invalid(format!("failed to {what}: {failure}")),
             None => Error::Monitor { what, source: Box::new(source) },
         }
-    })
+    })?;
+    let mut record = (*task.record).clone();
+    record.process = made.reaper_pid;
+    task.record = Arc::new(record);
+    task.inner.index.update_making(&task.record);
+    Ok(())
 }
 
 /// Whether a kernel parameter is none here, or does not take the value that was asked for.
@@ -327,7 +335,7 @@ impl PodTask {
         let (files, netns) = (self.files.clone(), self.record.netns.clone());
         let mounts = blocking(move || files.release(netns.as_deref()));
         let own = self.inner.leaf(&self.record.cgroup_parent, self.id().as_str());
-        let (mounts, cgroup) = tokio::join!(mounts, self.inner.remove_cgroup(own));
+        let (mounts, cgroup) = tokio::join!(mounts, self.remove_own_cgroup(own));
         if self.record.owns_cgroup_parent {
             // Another pod may use it by now: only an empty one goes.
             let parent = self.record.cgroup_parent.clone();
@@ -341,6 +349,18 @@ impl PodTask {
             self.inner.parents.leave(path, || self.inner.cgroup_exists(path));
         }
         network.and(mounts).and(cgroup)
+    }
+
+    /// Removes the cgroup of the sandbox's own process, which a monitor that died leaves behind.
+    async fn remove_own_cgroup(&self, path: String) -> Result<()> {
+        self.inner
+            .cgroup_step("remove cgroup", path, |group| {
+                if !group.is_empty()? {
+                    group.kill()?;
+                }
+                group.remove()
+            })
+            .await
     }
 
     /// Takes the network back while the monitor ends, which needs none. A plugin that keeps

@@ -24,7 +24,7 @@ use crate::{
     files::make_dir,
     filters::Filters,
     handlers::Handler,
-    index::{ContainerFilter, Index, SandboxFilter},
+    index::{ContainerFilter, Index, Known, SandboxFilter},
     log,
     names::{Claim, Names},
     parents::Parents,
@@ -69,6 +69,9 @@ pub struct Options {
     pub rlimits: Vec<PosixRlimit>,
     /// Handlers that run a program, by name.
     pub handlers: BTreeMap<String, Handler>,
+    /// Whether every sandbox has a process and a cgroup of its own, as those have that share a
+    /// PID namespace: by them cAdvisor finds a pod's network.
+    pub sandbox_processes: bool,
 }
 
 /// The services that pods are made with.
@@ -312,6 +315,11 @@ impl Pods {
             .container(id)?
             .map(|(r, _)| r)
             .ok_or_else(|| Error::NoContainer(id.to_owned()))
+    }
+
+    /// Tells what a whole id stands for; one that is being removed or made counts.
+    pub fn known(&self, id: &str) -> Option<Known> {
+        self.inner.index.known(id)
     }
 
     /// Who makes cgroups.

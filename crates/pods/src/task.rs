@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tracing::{Instrument, Span, info, warn};
-use types::{ContainerConfig, ContainerId, LinuxResources, SandboxId};
+use types::{ContainerConfig, ContainerId, LinuxResources, PidMode, SandboxId};
 
 use crate::{
     ending::{Ending, Next},
@@ -226,12 +226,22 @@ impl PodTask {
             // Sessions are watched by those who began them.
             Notice::ExecExited { .. } | Notice::AttachEnded { .. } => {}
             Notice::ReaperExited { .. } => {
-                warn!("the first process of the pod's PID namespace died");
-                self.no_longer_ready().await;
+                self.process_died().await;
             }
             Notice::LogTrouble { container, message } => warn!(%container, "log: {message}"),
         }
         self.settle().await
+    }
+
+    /// The sandbox's own process died, and the pod's PID namespace with it if it has one.
+    async fn process_died(&mut self) {
+        self.update(|r| r.process = None).await;
+        if self.record.config.security.namespaces.pid == PidMode::Pod {
+            warn!("the first process of the pod's PID namespace died");
+            self.no_longer_ready().await;
+        } else {
+            warn!("the sandbox's own process died: cAdvisor has no figures of its network now");
+        }
     }
 
     async fn acknowledge(&self, id: &ContainerId) {

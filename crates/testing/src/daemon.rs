@@ -28,6 +28,8 @@ pub struct DaemonOptions {
     pub certs_dir: PathBuf,
     /// Where CNI configurations are; without it the built-in network is used.
     pub cni_conf_dir: Option<PathBuf>,
+    /// Where cAdvisor is answered; without it in the daemon's directory.
+    pub containerd_socket: Option<PathBuf>,
     /// Whether ImageService has a socket of its own.
     pub two_sockets: bool,
     /// Further tables of its configuration.
@@ -192,6 +194,12 @@ impl Daemon {
         if two { self.directory.join("images.sock") } else { self.socket() }
     }
 
+    /// Where it answers cAdvisor.
+    #[must_use]
+    pub fn containerd_socket(&self) -> PathBuf {
+        containerd_socket(&self.directory, &self.options)
+    }
+
     /// Which images may be used: all, as long as there is no such file.
     #[must_use]
     pub fn policy(&self) -> PathBuf {
@@ -256,7 +264,8 @@ impl Daemon {
         if let Ok(pid) = self.pid() {
             scope.standing.push(format!("process {pid} "));
         }
-        for socket in [self.socket(), self.image_socket()] {
+        let sockets = [self.socket(), self.image_socket(), self.containerd_socket()];
+        for socket in sockets.iter().filter(|socket| socket.is_absolute()) {
             scope.standing.push(format!("socket {}", socket.display()));
         }
         scope
@@ -290,6 +299,10 @@ fn own_cgroup(ground: &Ground, driver: Driver) -> String {
     }
 }
 
+fn containerd_socket(directory: &Path, options: &DaemonOptions) -> PathBuf {
+    options.containerd_socket.clone().unwrap_or_else(|| directory.join("containerd.sock"))
+}
+
 fn configuration(ground: &Ground, directory: &Path, options: &DaemonOptions) -> String {
     let nowhere = directory.join("no-cni");
     let conf_dir = options.cni_conf_dir.as_deref().unwrap_or(&nowhere).display().to_string();
@@ -309,11 +322,12 @@ fn configuration(ground: &Ground, directory: &Path, options: &DaemonOptions) -> 
         format!("[streaming]\ndrain_timeout_s = {}\n\n", wait::patient(SESSIONS_DRAIN).as_secs())
     };
     format!(
-        "[log]\nlevel = {level:?}\n\n[images]\ncerts_dirs = [{}]\npolicy = {}\n\
+        "[log]\nlevel = {level:?}\n\n[server]\ncontainerd_socket = {}\n\n[images]\ncerts_dirs = [{}]\npolicy = {}\n\
          registries_conf = {}\n\n\
          [network]\nconf_dir = {conf_dir:?}\nbin_dirs = [{}]\n\
          netns_dir = {}\nbridge = {:?}\nsubnet = {:?}\n{}\n\n\
          {streaming}[cgroups]\ndriver = {driver:?}\nparent = {parent:?}\n{}",
+        quoted(&containerd_socket(directory, options)),
         quoted(&options.certs_dir),
         quoted(&directory.join("policy.json")),
         quoted(&directory.join("registries.conf")),

@@ -76,6 +76,7 @@ impl Daemon {
             cdi_spec_dirs: settings.containers.cdi_spec_dirs.clone(),
             rlimits: pods::container_rlimits(&settings.containers.rlimits)?,
             handlers: handlers(settings).await,
+            sandbox_processes: !settings.server.containerd_socket.is_empty(),
         };
         let pods = Pods::open(options, services)?;
         let info = Info {

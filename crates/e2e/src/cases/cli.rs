@@ -233,7 +233,7 @@ async fn notify(c: &Context) -> Result<()> {
 fn configuration(c: &Context, directory: &std::path::Path) -> Result<std::path::PathBuf> {
     let file = directory.join("config.toml");
     let text = format!(
-        "[network]\nconf_dir = {:?}\nnetns_dir = {:?}\n[cgroups]\nparent = {:?}\n",
+        "[server]\ncontainerd_socket = \"\"\n[network]\nconf_dir = {:?}\nnetns_dir = {:?}\n[cgroups]\nparent = {:?}\n",
         directory.join("cni").display().to_string(),
         directory.join("netns").display().to_string(),
         format!("{}-notify", c.runtime.ground.cgroup()),

@@ -10,12 +10,13 @@ use prost_types::{DescriptorProto, FileDescriptorSet};
 const README: &str = include_str!("../../../README.md");
 
 /// What a pod and a container may ask for.
-const MESSAGES: [&str; 23] = [
+const MESSAGES: [&str; 24] = [
     "PodSandboxConfig",
     "PodSandboxMetadata",
     "DNSConfig",
     "PortMapping",
     "LinuxPodSandboxConfig",
+    "UpdatePodSandboxResourcesRequest",
     "LinuxSandboxSecurityContext",
     "ContainerConfig",
     "ContainerMetadata",

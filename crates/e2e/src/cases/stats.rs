@@ -264,8 +264,12 @@ async fn one_parent(c: &Context) -> Result<()> {
         pods.push(pod);
     }
     for pod in &pods {
-        let processes = pod_stats(c, pod).await?.process.context("nothing about processes")?;
-        equal("the processes", value(processes.process_count.as_ref()), 2)?;
+        // The second is its shell's, which may not have started it yet.
+        until(PATIENCE, "two processes and no other pod's", || async {
+            let processes = pod_stats(c, pod).await?.process.context("nothing about processes")?;
+            Ok((value(processes.process_count.as_ref()) == 2).then_some(()))
+        })
+        .await?;
     }
     Ok(())
 }

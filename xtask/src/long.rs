@@ -119,17 +119,19 @@ fn write(seen: &Seen, options: &Options) -> Result<()> {
         .with_context(|| format!("failed to write {OUTPUT}"))
 }
 
-/// The machine and the time, in a few words.
+/// The machine, how busy it is, and the time, in a few words.
 fn machine() -> Result<String> {
     let read = |path: &str| fs::read_to_string(path).with_context(|| format!("no {path}"));
     let (cpu, memory) = (read("/proc/cpuinfo")?, read("/proc/meminfo")?);
     let processors = cpu.lines().filter(|line| line.starts_with("processor")).count();
     let kib = memory.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok());
     let date = Command::new("date").args(["--utc", "+%Y-%m-%d"]).output().context("no date")?;
+    let load = read("/proc/loadavg")?;
     Ok(format!(
-        "{}, Linux {}, {processors} processors, {} MiB",
+        "{}, Linux {}, {processors} processors with a load of {}, {} MiB",
         String::from_utf8_lossy(&date.stdout).trim(),
         read("/proc/sys/kernel/osrelease")?.trim(),
+        load.split(' ').next().unwrap_or_default(),
         kib.unwrap_or_default() / 1024,
     ))
 }

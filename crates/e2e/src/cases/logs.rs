@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use cri_proto::v1::{RemoveContainerRequest, ReopenContainerLogRequest};
+use testing::wait::patient;
 
 use super::disk::Disk;
 use crate::case;
@@ -209,7 +210,7 @@ async fn full_disk(c: &Context) -> Result<()> {
     // Opening one waits for the container to read.
     let [one, two] = fifos.map(|fifo| async {
         let opened = tokio::task::spawn_blocking(move || fs::write(fifo, ""));
-        Ok::<_, anyhow::Error>(tokio::time::timeout(PATIENCE, opened).await???)
+        Ok::<_, anyhow::Error>(tokio::time::timeout(patient(PATIENCE), opened).await???)
     });
     until(PATIENCE, "the first line", || async {
         Ok((logs::read(&pod, &config)?.0.len() == 1).then_some(()))

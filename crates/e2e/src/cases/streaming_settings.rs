@@ -4,12 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use streaming::Streams;
 use streaming::client::Transport;
 use testing::program;
+use testing::wait::patient;
 
 use super::streaming::{begin, exec_address};
 use crate::case;
@@ -230,7 +230,7 @@ async fn certificates(c: &Context) -> Result<()> {
     let trust = streaming::client::Trust { roots: Some(file("root.pem").into()) };
     let dialled =
         streaming::client::RemoteCommand::begin(&address, OUTPUTS, Transport::Spdy, &trust);
-    let dialled = tokio::time::timeout(Duration::from_secs(30), dialled).await?;
+    let dialled = tokio::time::timeout(patient(PATIENCE), dialled).await?;
     ensure!(dialled.is_err(), "our client was let in without a certificate");
     other.clean_up().await
 }

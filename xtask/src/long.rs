@@ -15,6 +15,10 @@ use crate::tally::Tally;
 /// Where the output is committed.
 const OUTPUT: &str = "docs/long-tier.md";
 
+/// The crates with fuzz targets: beside their code, or in tests of that name.
+const FUZZED: [&str; 4] = ["corten", "images", "monitor-proto", "streaming"];
+const FUZZED_BY_TESTS: [&str; 1] = ["layers"];
+
 /// What the long tier does.
 #[derive(Args)]
 pub struct Options {
@@ -40,10 +44,10 @@ pub fn run(tally: &mut Tally, options: &Options) {
     };
     let mut seen = Seen::default();
     tally.step("long cases", || cases(&programs, options, &mut seen));
-    for target in [&["--lib", "--bins", "fuzz"][..], &["--test", "fuzz"][..]] {
-        let name = format!("fuzzing ({})", target.join(" "));
-        tally.step(&name, || fuzz(target, options, &mut seen));
-    }
+    tally.step("fuzzing", || {
+        fuzz(&FUZZED, &["--lib", "--bins", "fuzz"], options, &mut seen)?;
+        fuzz(&FUZZED_BY_TESTS, &["--test", "fuzz"], options, &mut seen)
+    });
     if options.filter.is_none() {
         tally.step("the page of the results", || write(&seen, options));
     }
@@ -96,9 +100,10 @@ fn cases(programs: &Path, options: &Options, seen: &mut Seen) -> Result<()> {
     Ok(())
 }
 
-fn fuzz(target: &[&str], options: &Options, seen: &mut Seen) -> Result<()> {
+fn fuzz(crates: &[&str], targets: &[&str], options: &Options, seen: &mut Seen) -> Result<()> {
     let mut tests = Command::new(cargo_program());
-    tests.args(["test", "--workspace", "--locked", "--quiet"]).args(target);
+    tests.args(["test", "--locked", "--quiet"]);
+    tests.args(crates.iter().flat_map(|name| ["--package", name])).args(targets);
     tests.args(["--", "--nocapture"]).args(&options.filter);
     tests.env("CORTEN_FUZZ_SECONDS", options.fuzz.to_string());
     let before = seen.parsers.len();
@@ -114,17 +119,19 @@ fn write(seen: &Seen, options: &Options) -> Result<()> {
         .with_context(|| format!("failed to write {OUTPUT}"))
 }
 
-/// The machine and the time, in a few words.
+/// The machine, how busy it is, and the time, in a few words.
 fn machine() -> Result<String> {
     let read = |path: &str| fs::read_to_string(path).with_context(|| format!("no {path}"));
     let (cpu, memory) = (read("/proc/cpuinfo")?, read("/proc/meminfo")?);
     let processors = cpu.lines().filter(|line| line.starts_with("processor")).count();
     let kib = memory.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok());
     let date = Command::new("date").args(["--utc", "+%Y-%m-%d"]).output().context("no date")?;
+    let load = read("/proc/loadavg")?;
     Ok(format!(
-        "{}, Linux {}, {processors} processors, {} MiB",
+        "{}, Linux {}, {processors} processors with a load of {}, {} MiB",
         String::from_utf8_lossy(&date.stdout).trim(),
         read("/proc/sys/kernel/osrelease")?.trim(),
+        load.split(' ').next().unwrap_or_default(),
         kib.unwrap_or_default() / 1024,
     ))
 }
@@ -153,6 +160,31 @@ fn page(seen: &Seen, machine: &str, seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Who fuzzes is found by what a target calls.
+    #[test]
+    fn all_fuzz_targets_are_known() {
+        let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates");
+        let calls = |path: &Path| {
+            fs::read_to_string(path).is_ok_and(|text| text.contains("use testing::fuzz::fuzz;"))
+        };
+        for entry in fs::read_dir(crates).unwrap().flatten() {
+            let name = entry.file_name().into_string().unwrap();
+            let fuzzed =
+                FUZZED.contains(&name.as_str()) || FUZZED_BY_TESTS.contains(&name.as_str());
+            let mut folders = vec![entry.path()];
+            let mut found = false;
+            while let Some(folder) = folders.pop() {
+                for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+                    match entry.path() {
+                        path if path.is_dir() => folders.push(path),
+                        path => found |= calls(&path),
+                    }
+                }
+            }
+            assert_eq!(found, fuzzed, "{name}");
+        }
+    }
 
     #[test]
     fn what_is_printed_becomes_the_page() {

@@ -32,13 +32,14 @@ const SIZE: &str = "size=6m";
 /// Room for the reserve that is kept for removals, too.
 const EXT4_BYTES: u64 = 96 << 20;
 
-/// A file system of a few MiB; unmounted when it is dropped.
-struct Disk(PathBuf);
+/// A small file system; unmounted when it is dropped.
+pub(super) struct Disk(PathBuf);
 
 impl Disk {
-    fn mount(place: &Path) -> Result<Self> {
+    /// In memory.
+    pub(super) fn mount(place: &Path, size: &str) -> Result<Self> {
         let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", SIZE, "tmpfs"]).arg(place);
+        mount.args(["-t", "tmpfs", "-o", size, "tmpfs"]).arg(place);
         program::output(&mut mount)?;
         Ok(Self(place.to_owned()))
     }
@@ -56,12 +57,12 @@ impl Disk {
         Ok((stat.f_blocks - stat.f_bfree) * stat.f_frsize)
     }
 
-    fn filler(&self) -> PathBuf {
+    pub(super) fn filler(&self) -> PathBuf {
         self.0.join("filler")
     }
 
     /// Leaves no block free.
-    fn fill(&self) -> Result<()> {
+    pub(super) fn fill(&self) -> Result<()> {
         let mut file = fs::File::create(self.filler())?;
         let block = [0_u8; 4096];
         let full = loop {
@@ -83,7 +84,7 @@ impl Drop for Disk {
 /// A daemon whose root and state lie on a small disk.
 async fn on_a_small_disk(c: &Context) -> Result<(Arc<Runtime>, Disk)> {
     let (ground, name) = builtin::ground()?;
-    let disk = Disk::mount(&ground.make(name)?)?;
+    let disk = Disk::mount(&ground.make(name)?, SIZE)?;
     Ok((Arc::new(builtin::on(c, ground, false).await?), disk))
 }
 

@@ -1,12 +1,11 @@
 //! Commands that cannot be executed, or barely: each is refused with its reason, or works.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use cri_proto::v1::{ContainerConfig, KeyValue};
 use streaming::client::Transport;
 use streaming::{Outcome, Streams, TerminalSize};
+use testing::wait::patient;
 
 use super::streaming::{begin, exec_address};
 use crate::case;
@@ -130,7 +129,7 @@ async fn endless_input(c: &Context) -> Result<()> {
     let mut session = begin(&address, ALL, Transport::Spdy).await?;
     let stdin = session.stdin.take().context("no input")?;
     stdin.send(Bytes::from_static(b"one\ntwo\n")).await;
-    let outcome = tokio::time::timeout(PATIENCE, session.ended()).await?;
+    let outcome = tokio::time::timeout(patient(PATIENCE), session.ended()).await?;
     equal("the end", outcome, Outcome::Exited(6))?;
     drop(stdin);
     Ok(())
@@ -155,7 +154,7 @@ async fn storm(c: &Context) -> Result<()> {
     };
     let reading = async { while stdout.recv().await.is_some() {} };
     let everything = async { tokio::join!(storm, reading, session.ended()).2 };
-    let outcome = tokio::time::timeout(PATIENCE + Duration::from_secs(30), everything).await?;
+    let outcome = tokio::time::timeout(patient(PATIENCE * 2), everything).await?;
     equal("the end", outcome, Outcome::Exited(8))?;
     drop(stdin);
     Ok(())

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use cri_proto::v1::PortForwardRequest;
 use futures_util::StreamExt as _;
 use streaming::client::{Ports, Transport, Trust};
+use testing::wait::patient;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
 use super::python;
@@ -96,7 +97,7 @@ async fn at_once(c: &Context, pod: &Pod, transport: Transport, count: usize) -> 
         Ok(())
     };
     let both = async { tokio::join!(forwarding, talking) };
-    let (forwarded, talked) = tokio::time::timeout(PATIENCE * 4, both).await?;
+    let (forwarded, talked) = tokio::time::timeout(patient(PATIENCE * 4), both).await?;
     talked?;
     forwarded.context("a connection failed")?;
     Ok(())
@@ -109,7 +110,7 @@ async fn one_each(c: &Context, pod: &Pod, transport: Transport, count: usize) ->
         let (ours, theirs) = tokio::io::duplex(4096);
         let talking = async { goodbye(hello(ours, number).await?).await };
         let both = async { tokio::join!(ports.forward(PORT, theirs), talking) };
-        let (forwarded, talked) = tokio::time::timeout(PATIENCE, both).await?;
+        let (forwarded, talked) = tokio::time::timeout(patient(PATIENCE), both).await?;
         talked?;
         forwarded.map_err(anyhow::Error::from)
     };

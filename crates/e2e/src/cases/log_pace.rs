@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,6 +13,7 @@ use streaming::{Outcome, Streams};
 use testing::program;
 use testing::wait::patient;
 
+use super::disk::Disk;
 use super::python;
 use super::streaming::{begin, exec_address};
 use crate::case;
@@ -113,27 +114,12 @@ fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-/// A tmpfs; unmounted when it is dropped.
-struct Memory(PathBuf);
-
-impl Memory {
-    fn mount(place: PathBuf) -> Result<Self> {
-        program::output(Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(&place))?;
-        Ok(Self(place))
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        let _ = program::output(Command::new("umount").arg("--lazy").arg(&self.0));
-    }
-}
-
 async fn pace(c: &Context, seconds: Duration, away: Duration) -> Result<Seen> {
     ensure!(away > LONGEST_WAIT, "nothing could be told apart");
     let mut asked = c.pod()?;
-    let memory = Memory::mount(c.directory()?)?;
-    asked.log_directory = memory.0.display().to_string();
+    let place = c.directory()?;
+    let _memory = Disk::mount(&place, "size=50%")?;
+    asked.log_directory = place.display().to_string();
     let pod = c.run_pod(asked).await?;
     let config = python::script(c, WRITER, &[&seconds.as_secs().to_string()]);
     let id = c.run(&pod, &config).await?;

@@ -7,7 +7,9 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use cri_proto::v1::{RemoveContainerRequest, ReopenContainerLogRequest};
+use testing::wait::patient;
 
+use super::disk::Disk;
 use crate::case;
 use crate::case::Case;
 use crate::context::{Context, PATIENCE, equal, refusal, until};
@@ -27,6 +29,7 @@ pub(super) const CASES: &[Case] = &[
     case!("log.reopen", reopen),
     case!("log.reopen_of_an_ended_one_makes_no_file", reopen_ended),
     case!("log.none_when_no_path", no_path),
+    case!("log.full_disk_holds_nobody_up", full_disk).ours(),
 ];
 
 async fn streams(c: &Context) -> Result<()> {
@@ -183,6 +186,55 @@ async fn reopen_ended(c: &Context) -> Result<()> {
     refusal(result.map_err(Into::into))?;
     ensure!(!path.exists(), "a new file was made");
     Ok(())
+}
+
+/// What the disk does not take is dropped and counted; the container goes on, and one line says
+/// how much is missing once there is room again.
+async fn full_disk(c: &Context) -> Result<()> {
+    let mut asked = c.pod()?;
+    let place = c.directory()?;
+    let disk = Disk::mount(&place, "size=2m")?;
+    asked.log_directory = place.display().to_string();
+    let pod = c.run_pod(asked).await?;
+    let go = c.directory()?;
+    let fifos = ["one", "two"].map(|name| go.join(name));
+    testing::program::output(std::process::Command::new("mkfifo").args(&fifos))?;
+    let script = "echo before; cat /go/one; seq 1 300000; cat /go/two; echo after";
+    let mut config = c.script(script);
+    config.mounts.push(cri_proto::v1::Mount {
+        host_path: go.display().to_string(),
+        container_path: "/go".to_owned(),
+        ..cri_proto::v1::Mount::default()
+    });
+    let id = c.run(&pod, &config).await?;
+    // Opening one waits for the container to read.
+    let [one, two] = fifos.map(|fifo| async {
+        let opened = tokio::task::spawn_blocking(move || fs::write(fifo, ""));
+        Ok::<_, anyhow::Error>(tokio::time::timeout(patient(PATIENCE), opened).await???)
+    });
+    until(PATIENCE, "the first line", || async {
+        Ok((logs::read(&pod, &config)?.0.len() == 1).then_some(()))
+    })
+    .await?;
+    disk.fill()?;
+    one.await?;
+    // It has written all once it reads again.
+    let reads = "ps -o args | grep -c '^[c]at /go/two' || true";
+    until(PATIENCE, "the container to go on", || async {
+        Ok((c.sh(&id, reads).await? == "1").then_some(()))
+    })
+    .await?;
+    fs::remove_file(disk.filler())?;
+    two.await?;
+    equal("the code", c.exited(&id).await?.exit_code, 0)?;
+    let log = logs::read(&pod, &config)?;
+    let told: Vec<&str> =
+        log.0.iter().map(|line| &*line.text).filter(|text| text.contains("dropped here")).collect();
+    equal("the lines that tell of it", told.len(), 1)?;
+    let dropped = told[0].split(' ').nth(1).and_then(|bytes| bytes.parse::<u64>().ok());
+    ensure!(dropped.is_some_and(|bytes| bytes > 1 << 20), "it says {}", told[0]);
+    equal("the last line", log.0.last().map(|line| &*line.text), Some("after"))?;
+    c.remove_pod(&pod.id).await
 }
 
 async fn no_path(c: &Context) -> Result<()> {

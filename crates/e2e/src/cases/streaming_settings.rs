@@ -4,12 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use streaming::Streams;
 use streaming::client::Transport;
 use testing::program;
+use testing::wait::patient;
 
 use super::streaming::{begin, exec_address};
 use crate::case;
@@ -20,6 +20,7 @@ use crate::logs;
 
 pub(super) const CASES: &[Case] = &[
     case!("setting.max_log_bytes", max_log_bytes).alone().ours(),
+    case!("setting.max_log_line_bytes", max_log_line_bytes).alone().ours(),
     case!("setting.orphaned_execs", orphaned_execs).alone().ours(),
     case!("setting.certificates_of_both_sides", certificates).alone().ours(),
 ];
@@ -75,6 +76,26 @@ async fn max_log_bytes(c: &Context) -> Result<()> {
     let wanted: Vec<String> = (LINES - lines.len() + 1..=LINES).map(|n| n.to_string()).collect();
     ensure!(lines.len() > 1500, "only {} lines are kept", lines.len());
     equal("the kept lines", lines, wanted)?;
+    other.clean_up().await
+}
+
+/// Lines are split where that is said, and not before.
+async fn max_log_line_bytes(c: &Context) -> Result<()> {
+    const MOST: usize = 1000;
+    let other = with(c, format!("\n[containers]\nmax_log_line_bytes = {MOST}\n")).await?;
+    let pod = other.plain_pod().await?;
+    let script = format!(
+        "for n in {} {MOST} {}; do head -c $n /dev/zero | tr '\\0' x; echo; done",
+        MOST - 1,
+        MOST * 2 + 1
+    );
+    let config = other.script(&script);
+    let id = other.run(&pod, &config).await?;
+    other.exited(&id).await?;
+    let log = logs::read(&pod, &config)?;
+    let lines: Vec<_> = log.0.iter().map(|line| (line.text.len(), line.partial)).collect();
+    let wanted = [(MOST - 1, false), (MOST, false), (MOST, true), (MOST, true), (1, false)];
+    equal("the lines", lines, wanted)?;
     other.clean_up().await
 }
 
@@ -209,7 +230,7 @@ async fn certificates(c: &Context) -> Result<()> {
     let trust = streaming::client::Trust { roots: Some(file("root.pem").into()) };
     let dialled =
         streaming::client::RemoteCommand::begin(&address, OUTPUTS, Transport::Spdy, &trust);
-    let dialled = tokio::time::timeout(Duration::from_secs(30), dialled).await?;
+    let dialled = tokio::time::timeout(patient(PATIENCE), dialled).await?;
     ensure!(dialled.is_err(), "our client was let in without a certificate");
     other.clean_up().await
 }

@@ -29,7 +29,9 @@ fn logs_of_others() {
     fuzz("logs", &seeds, |bytes| {
         fs::write(&path, bytes).expect("written");
         for (filter, tail) in filters.iter().zip([None, Some(2)]) {
-            let limit = filter.limit_bytes.map_or(bytes.len(), |limit| limit as usize);
+            let limit = filter
+                .limit_bytes
+                .map_or(bytes.len(), |limit| usize::try_from(limit).unwrap_or(usize::MAX));
             let (mut out, mut err) = (Vec::new(), Vec::new());
             let mut output = Output::new(&mut out, &mut err);
             let mut sink = Sink::new(&mut output, filter.clone());

@@ -14,7 +14,8 @@ pub fn unit(tally: &mut Tally) {
     let everything = ["--workspace", "--locked", "--no-fail-fast"];
     if has_nextest() {
         let mut nextest = cargo("nextest");
-        nextest.arg("run").args(everything).arg("--no-tests=pass");
+        // A second try is told as such (`flaky`).
+        nextest.arg("run").args(everything).args(["--no-tests=pass", "--retries=1"]);
         counted(tally, "unit tests", nextest);
         // Few items have examples to run: that all of them compile counts as one.
         let examples = ["test", "--workspace", "--locked", "--quiet", "--doc"];

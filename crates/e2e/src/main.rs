@@ -107,6 +107,9 @@ async fn run(arguments: &Arguments) -> Result<bool> {
         let (passed, failed) = results.counts(Kind::Containerd);
         println!("beside it, on containerd: {passed} hold, {failed} do not unexpectedly");
     }
+    for (name, why) in results.second(judged) {
+        println!("at the second try: {name}: {}", why.lines().next().unwrap_or_default());
+    }
     println!("end-to-end: {passed} passed, {failed} failed");
     Ok(failed == 0)
 }

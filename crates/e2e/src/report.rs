@@ -12,6 +12,8 @@ use crate::runtime::Kind;
 pub enum Outcome {
     /// It holds.
     Passed,
+    /// It holds at the second try, and why it did not at the first.
+    Second(String),
     /// It does not hold, and why.
     Failed(String),
     /// It does not hold on containerd, as is known: the reason and what happened.
@@ -37,6 +39,7 @@ impl Outcome {
     fn word(&self) -> &'static str {
         match self {
             Self::Passed => "ok",
+            Self::Second(_) => "ok (2nd)",
             Self::Failed(_) => "FAILED",
             Self::Known(..) => "differs",
         }
@@ -64,6 +67,33 @@ impl Results {
             println!("    {}", why.replace('\n', "\n    "));
         }
         self.rows.entry(name.to_owned()).or_default().insert(column(kind), (outcome, took));
+    }
+
+    /// The cases that failed on a runtime.
+    #[must_use]
+    pub fn failed(&self, kind: Kind) -> Vec<String> {
+        let failed = |row: &BTreeMap<u8, (Outcome, Duration)>| {
+            matches!(row.get(&column(kind)), Some((Outcome::Failed(_), _)))
+        };
+        self.rows.iter().filter(|(_, row)| failed(row)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Takes the result of a second try of a case that failed.
+    pub fn try_again(&mut self, kind: Kind, name: &str, outcome: Outcome, took: Duration) {
+        let first = self.rows.get(name).and_then(|row| row.get(&column(kind)));
+        let outcome = match (outcome, first) {
+            (Outcome::Passed, Some((Outcome::Failed(why), _))) => Outcome::Second(why.clone()),
+            (outcome, _) => outcome,
+        };
+        self.add(kind, name, outcome, took);
+    }
+
+    /// The cases that hold at the second try, and why they did not at the first.
+    pub fn second(&self, kind: Kind) -> impl Iterator<Item = (&str, &str)> {
+        self.rows.iter().filter_map(move |(name, row)| match row.get(&column(kind))? {
+            (Outcome::Second(why), _) => Some((name.as_str(), why.as_str())),
+            _ => None,
+        })
     }
 
     /// Adds another run's.
@@ -103,7 +133,7 @@ impl Results {
     pub fn counts(&self, kind: Kind) -> (usize, usize) {
         let outcomes = self.rows.values().filter_map(|row| row.get(&column(kind)));
         outcomes.fold((0, 0), |(passed, failed), (outcome, _)| match outcome {
-            Outcome::Passed => (passed + 1, failed),
+            Outcome::Passed | Outcome::Second(_) => (passed + 1, failed),
             Outcome::Failed(_) => (passed, failed + 1),
             Outcome::Known(..) => (passed, failed),
         })

@@ -336,19 +336,26 @@ impl PodTask {
         let mounts = blocking(move || files.release(netns.as_deref()));
         let own = self.inner.leaf(&self.record.cgroup_parent, self.id().as_str());
         let (mounts, cgroup) = tokio::join!(mounts, self.remove_own_cgroup(own));
-        if self.record.owns_cgroup_parent {
-            // Another pod may use it by now: only an empty one goes.
-            let parent = self.record.cgroup_parent.clone();
-            self.inner
-                .cgroup_step("remove cgroup", parent, |group| {
-                    group.remove_if_empty();
-                    Ok(())
-                })
-                .await?;
-            let path = &self.record.cgroup_parent;
-            self.inner.parents.leave(path, || self.inner.cgroup_exists(path));
+        let parent = self.leave_parent().await;
+        network.and(mounts).and(cgroup).and(parent)
+    }
+
+    /// Removes the pod's cgroup where it is ours and nothing is in it: another pod may use it
+    /// by now, and a container's may remain until the container is deleted.
+    async fn leave_parent(&self) -> Result<()> {
+        let path = self.record.cgroup_parent.clone();
+        if !self.record.owns_cgroup_parent {
+            return Ok(());
         }
-        network.and(mounts).and(cgroup)
+        if self.inner.cgroup_exists(&path) {
+            let remove = |group: &cgroups::Cgroup| {
+                group.remove_if_empty();
+                Ok(())
+            };
+            self.inner.cgroup_step("remove cgroup", path.clone(), remove).await?;
+        }
+        self.inner.parents.leave(&path, || self.inner.cgroup_exists(&path));
+        Ok(())
     }
 
     /// Removes the cgroup of the sandbox's own process, which a monitor that died leaves behind.
@@ -442,6 +449,7 @@ impl PodTask {
         for id in containers {
             self.delete_container(&id).await?;
         }
+        self.leave_parent().await?;
         let (files, inner, id) = (self.files.clone(), self.inner.clone(), self.id().clone());
         blocking(move || {
             files.remove()?;

@@ -234,6 +234,9 @@ pub fn programs() -> Vec<(&'static str, &'static str)> {
 /// How long a handler's program may take, as it is where nothing is said.
 const PROGRAM_LIMIT: Duration = Duration::from_secs(30);
 
+/// What the daemon allows at most.
+const MAX_PROGRAM_LIMIT: Duration = Duration::from_secs(45);
+
 /// The handlers of the cases: Debian's runtime programs, a program that never ends and one that is not
 /// there; and directories for vendors' devices.
 fn tables(ground: &Ground) -> Result<String> {
@@ -241,7 +244,7 @@ fn tables(ground: &Ground) -> Result<String> {
     // It does not say what it can do either.
     std::fs::write(&hangs, "#!/bin/sh\n[ \"$1\" = features ] && exit 1\nsleep 1000\n")?;
     std::fs::set_permissions(&hangs, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    let limit = patient(PROGRAM_LIMIT).as_secs();
+    let limit = patient(PROGRAM_LIMIT).min(MAX_PROGRAM_LIMIT).as_secs();
     let programs = programs().into_iter().map(|(name, program)| {
         format!(
             "[handlers.{name}]\nprogram = {program:?}\nannotations = [\"allowed.*\"]\n\

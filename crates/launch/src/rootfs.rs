@@ -125,8 +125,11 @@ fn attach(tree: OwnedFd, target: &Path) -> Done<OwnedFd> {
     Ok(tree)
 }
 
-/// One call a layer, which has no limit on their number (Linux 6.8).
+/// One call a layer, which has no limit on their number.
 fn overlay_by_layer(lower: &[PathBuf], upper: &Path, work: &Path) -> io::Result<OwnedFd> {
+    if !sys::mount::overlay_takes_layers() {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
     let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for layer in lower {
         rustix::mount::fsconfig_set_string(&context, "lowerdir+", layer)?;

@@ -387,11 +387,10 @@ fn localhost_profile(config: &ContainerConfig, unset: &Profile) -> Result<Option
     let granted = container_spec::bounding_set(&config.security, host_capabilities())
         .map_err(|e| Error::Invalid(telemetry::chain(&e)))?;
     let granted: BTreeSet<&str> = granted.iter().map(String::as_str).collect();
-    let release = rustix::system::uname();
     let host = seccomp::Host {
         machine: seccomp::Machine::native()
             .ok_or_else(|| Error::Invalid("seccomp is not supported on this machine".to_owned()))?,
-        kernel: seccomp::kernel_version(&release.release().to_string_lossy()).unwrap_or((5, 10)),
+        kernel: sys::kernel::version().unwrap_or((5, 10)),
         capabilities: &granted,
     };
     seccomp::read_profile(&text, &host).map(Some).map_err(|e| {

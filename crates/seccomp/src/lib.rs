@@ -18,6 +18,6 @@ pub use arch::Machine;
 pub use bpf::{MAX_INSTRUCTIONS, SockFilter};
 pub use compile::{FLAG_LOG, FLAG_SPEC_ALLOW, FLAG_TSYNC, Program, compile, compile_for};
 pub use error::Error;
-pub use profile::{Host, MAX_PROFILE_BYTES, MAX_RULES, kernel_version, read_profile};
+pub use profile::{Host, MAX_PROFILE_BYTES, MAX_RULES, read_profile};
 pub use rules::{MAX_CONDITIONS, MAX_NAMES};
 pub use runtime_default::{runtime_default, runtime_default_for};

@@ -46,13 +46,6 @@ pub fn read_profile(text: &[u8], host: &Host<'_>) -> Result<LinuxSeccomp, Error>
     Ok(profile)
 }
 
-/// Returns the major and minor version of a kernel's release (`6.1.0-18-amd64`).
-pub fn kernel_version(release: &str) -> Option<(u32, u32)> {
-    let (major, rest) = release.split_once('.')?;
-    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-    Some((major.parse().ok()?, rest[..digits].parse().ok()?))
-}
-
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct File {
@@ -206,26 +199,5 @@ impl Dependency {
         let (major, minor) = text.split_once('.').ok_or_else(wrong)?;
         let number = |text: &str| text.parse::<u32>().map_err(|_| wrong());
         Ok(Some(host.kernel >= (number(major)?, number(minor)?)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_release_has_a_version() {
-        for (release, version) in [
-            ("6.1.0-18-amd64", Some((6, 1))),
-            ("5.15", Some((5, 15))),
-            ("6.6-rc1", Some((6, 6))),
-            ("4.19.0", Some((4, 19))),
-            ("6", None),
-            ("x.y", None),
-            ("6.", None),
-            ("", None),
-        ] {
-            assert_eq!(kernel_version(release), version, "{release}");
-        }
     }
 }

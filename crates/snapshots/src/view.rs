@@ -128,8 +128,11 @@ const ATTRIBUTES: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY
     .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 
 fn mount(lower: &[PathBuf], place: &Path) -> io::Result<OwnedFd> {
+    // Without it there is only a list, and fsconfig(2) takes 255 bytes of it.
+    if !sys::mount::overlay_takes_layers() {
+        return mount_by_list(lower, place);
+    }
     match mount_by_layer(lower) {
-        // Before Linux 6.5 there is only a list, and fsconfig(2) takes 255 bytes of it.
         Err(e) if is_invalid(&e) => mount_by_list(lower, place),
         result => result,
     }

@@ -11,6 +11,7 @@ pub mod children;
 pub mod clone;
 pub mod exec;
 pub mod fds;
+pub mod kernel;
 pub mod keyring;
 pub mod memfd;
 pub mod message;

@@ -23,6 +23,12 @@ pub const ATTR_NODIRATIME: u64 = 0x80;
 /// Symbolic links are not followed.
 pub const ATTR_NOSYMFOLLOW: u64 = 0x0020_0000;
 
+/// Whether an overlay takes its layers one by one, as fsconfig(2)'s `lowerdir+` (Linux 6.5). An
+/// older kernel refuses that, and says so in its log each time.
+pub fn overlay_takes_layers() -> bool {
+    crate::kernel::version().is_none_or(|version| version >= (6, 5))
+}
+
 /// Changes to a mount.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MountAttr {

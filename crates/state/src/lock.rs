@@ -5,9 +5,18 @@ use std::{
     io::{self, Read, Seek, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use rustix::fs::{FlockOperation, flock};
+
+/// How long a lock is waited for whose holder has ended. What a daemon has just forked holds what
+/// the daemon held until it executes its program.
+const LEFT_BEHIND: Duration = Duration::from_secs(10);
+
+/// How often it is tried.
+const RETRY: Duration = Duration::from_millis(5);
 
 /// Why a root directory could not be taken.
 #[derive(Debug, thiserror::Error)]
@@ -54,19 +63,16 @@ impl RootLock {
             .mode(0o600)
             .open(&path)
             .map_err(failed)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                let mut text = String::new();
-                let _ = (&mut file).take(32).read_to_string(&mut text);
-                let holder = if text.trim().is_empty() {
-                    "unknown".to_owned()
-                } else {
-                    text.trim().to_owned()
-                };
+        let begun = Instant::now();
+        while let Err(errno) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            if errno != rustix::io::Errno::WOULDBLOCK {
+                return Err(failed(errno.into()));
+            }
+            let holder = read_holder(&mut file).map_err(failed)?;
+            if holder.parse().is_ok_and(runs) || begun.elapsed() > LEFT_BEHIND {
                 return Err(LockError::Held { path, holder });
             }
-            Err(errno) => return Err(failed(errno.into())),
+            thread::sleep(RETRY);
         }
         let write = |file: &mut File| -> io::Result<()> {
             file.set_len(0)?;
@@ -79,9 +85,69 @@ impl RootLock {
     }
 }
 
+/// What the holder wrote of itself.
+fn read_holder(file: &mut File) -> io::Result<String> {
+    let mut text = String::new();
+    file.rewind()?;
+    file.take(32).read_to_string(&mut text)?;
+    let text = text.trim();
+    Ok(if text.is_empty() { "unknown".to_owned() } else { text.to_owned() })
+}
+
+/// Whether a process is there that has not ended.
+fn runs(process: u32) -> bool {
+    // proc_pid_stat(5): the state follows the name, which is in brackets and may hold any.
+    let stat = fs::read(format!("/proc/{process}/stat")).unwrap_or_default();
+    let state = stat.rsplit(|byte| *byte == b')').next().and_then(|rest| rest.get(1));
+    stat.contains(&b')') && !matches!(state, Some(b'Z' | b'X') | None)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::process::{Command, Stdio};
+
     use super::*;
+
+    /// A process that holds the lock of `dir`, which another one, that has ended, took.
+    fn left_behind(dir: &Path) -> std::process::Child {
+        let path = dir.join("lock");
+        let mut gone = Command::new("true").spawn().unwrap();
+        gone.wait().unwrap();
+        fs::write(&path, format!("{}\n", gone.id())).unwrap();
+        let file = File::open(&path).unwrap();
+        flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+        let mut child =
+            Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::from(file)).spawn().unwrap();
+        assert!(child.try_wait().unwrap().is_none());
+        child
+    }
+
+    #[test]
+    fn what_a_dead_holder_left_behind_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = left_behind(dir.path());
+        let ends = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(50));
+            drop(child.stdin.take());
+            child.wait().unwrap();
+        });
+        RootLock::take(dir.path()).unwrap();
+        ends.join().unwrap();
+    }
+
+    #[test]
+    fn a_process_that_has_ended_does_not_run() {
+        assert!(runs(std::process::id()));
+        let mut child = Command::new("true").stdin(Stdio::null()).spawn().unwrap();
+        let id = child.id();
+        let begun = Instant::now();
+        while runs(id) && begun.elapsed() < LEFT_BEHIND {
+            thread::sleep(RETRY);
+        }
+        assert!(!runs(id), "a zombie");
+        child.wait().unwrap();
+        assert!(!runs(id));
+    }
 
     #[test]
     fn the_second_is_refused_and_told_who_holds_it() {

@@ -4,14 +4,16 @@ use anyhow::{Context as _, Result, ensure};
 use cri_proto::v1::{CgroupDriver, RuntimeConfigRequest, StatusRequest, VersionRequest};
 
 use crate::case;
-use crate::case::Case;
+use crate::case::{Case, Need};
 use crate::context::{Context, equal};
 
 pub(super) const CASES: &[Case] = &[
     case!("node.version_has_all_fields", version),
     case!("node.status_is_ready", status),
     case!("node.verbose_status_has_the_configuration", verbose),
-    case!("node.cgroup_driver_is_told", driver).differs("1.6 has no RuntimeConfig"),
+    case!("node.cgroup_driver_is_told", driver)
+        .needs(&[Need::CgroupfsDriver])
+        .differs("1.6 has no RuntimeConfig"),
     case!("node.handlers_and_features_are_told", features).differs("1.6 has no such fields"),
     case!("node.log_names_request_pod_and_container", log).ours(),
 ];

@@ -3,10 +3,10 @@
 use anyhow::{Context as _, Result, ensure};
 use cri_client::Code;
 use cri_proto::v1::{
-    ContainerFilter, ContainerStats, ContainerStatsFilter, ContainerStatsRequest,
+    CgroupDriver, ContainerFilter, ContainerStats, ContainerStatsFilter, ContainerStatsRequest,
     ImageFsInfoRequest, LinuxPodSandboxStats, ListContainerStatsRequest, ListContainersRequest,
     ListPodSandboxRequest, ListPodSandboxStatsRequest, NamespaceMode, PodSandboxFilter,
-    PodSandboxStatsFilter, PodSandboxStatsRequest, UInt64Value,
+    PodSandboxStatsFilter, PodSandboxStatsRequest, RuntimeConfigRequest, UInt64Value,
 };
 
 use crate::case;
@@ -254,7 +254,14 @@ async fn node_network(c: &Context) -> Result<()> {
 }
 
 async fn one_parent(c: &Context) -> Result<()> {
-    let parent = format!("{}/shared-{}", c.runtime.ground.cgroup(), c.next());
+    let (ground, number) = (&c.runtime.ground, c.next());
+    let told = c.runtime.pods.runtime_config(RuntimeConfigRequest {}).await?;
+    let parent = match told.linux.context("nothing about Linux")?.cgroup_driver() {
+        CgroupDriver::Cgroupfs => format!("{}/shared-{number}", ground.cgroup()),
+        CgroupDriver::Systemd => {
+            format!("{}-shared{number}.slice", ground.slice().trim_end_matches(".slice"))
+        }
+    };
     let mut pods = Vec::new();
     for _ in 0..2 {
         let mut config = c.pod()?;

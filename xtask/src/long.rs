@@ -16,7 +16,7 @@ use crate::tally::Tally;
 const OUTPUT: &str = "docs/long-tier.md";
 
 /// The crates with fuzz targets: beside their code, or in tests of that name.
-const FUZZED: [&str; 4] = ["corten", "images", "monitor-proto", "streaming"];
+const FUZZED: [&str; 5] = ["container-spec", "corten", "images", "monitor-proto", "streaming"];
 const FUZZED_BY_TESTS: [&str; 1] = ["layers"];
 
 /// What the long tier does.

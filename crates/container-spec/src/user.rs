@@ -338,4 +338,6 @@ fn field_id(fields: &[&[u8]], at: usize) -> Option<u32> {
 }
 
 #[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
 mod tests;

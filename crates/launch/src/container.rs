@@ -12,6 +12,7 @@ use crate::devices::Bound;
 use crate::mounts::Sources;
 use crate::namespaces::{self, Plan};
 use crate::process::Preparation;
+use crate::rootfs::Nodes;
 use crate::step::{Done, During};
 use crate::user::{self, User};
 use crate::{
@@ -92,7 +93,7 @@ fn enter(launch: &ContainerLaunch<'_>, spec: &Spec, plan: &Plan) -> Done<Inside>
     let sources = Sources::open_shared(spec, &launch.bundle)?;
     namespaces::detach_mounts()?;
     namespaces::set_names(spec, plan)?;
-    let root = rootfs::mount(&launch.rootfs, &launch.rootfs_target)?;
+    let root = rootfs::mount(&launch.rootfs, &launch.rootfs_target, Nodes::of(spec))?;
     Ok(Inside { root, sources, devices: None, proc: sysctl::fresh_proc()? })
 }
 
@@ -106,7 +107,7 @@ fn enter_user(launch: &ContainerLaunch<'_>, spec: &Spec, plan: &Plan, user: &Use
     let proc = sysctl::fresh_proc()?;
     let sources = Sources::open_privileged(spec, &launch.bundle, plan, user)?;
     let devices = devices::make_elsewhere(spec, user, target)?;
-    let root = rootfs::make_mapped(&launch.rootfs, target, user)?;
+    let root = rootfs::make_mapped(&launch.rootfs, target, user, Nodes::of(spec))?;
     limits::raise_hard(spec::process_of(spec)?);
     // The new mount namespace's copy of it becomes the working directory there.
     rustix::process::chdir(target).during_on(Step::Rootfs, "failed to enter", target)?;

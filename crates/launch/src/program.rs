@@ -18,6 +18,7 @@ use sys::clone::ChildToken;
 use sys::exec::StringArray;
 
 use crate::channel::{Voice, Word};
+use crate::rootfs::Nodes;
 use crate::spawn::{self, ChildPid};
 use crate::step::{Done, During, reason};
 use crate::{
@@ -115,7 +116,8 @@ fn prepare(create: &ProgramCreate, launch: &ProgramLaunch<'_>, voice: &Voice) ->
     if is_surrounded {
         surroundings::make(create, &launch.program, &launch.stdio, &mut value, voice)?;
     } else {
-        drop(rootfs::mount(&create.rootfs, &create.rootfs_target)?);
+        let nodes = Nodes::of(&spec::parse_value(&value)?);
+        drop(rootfs::mount(&create.rootfs, &create.rootfs_target, nodes)?);
     }
     refuse_links(&create.rootfs_target)?;
     if is_surrounded || create.pid_namespace.is_some() {

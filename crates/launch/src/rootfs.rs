@@ -4,26 +4,74 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, Spec};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, UnmountFlags};
-use sys::mount::{ATTR_RDONLY, MountAttr, Propagation};
+use sys::mount::{ATTR_NODEV, ATTR_RDONLY, MountAttr, Propagation};
 
 use crate::step::{Done, During};
 use crate::user::User;
 use crate::{ChildFailure, Rootfs, Step, filesystem, idmap};
 
+/// What device nodes in the root are: those that the image brought, and those that the container
+/// makes there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Nodes {
+    /// Devices, as far as the container may use them.
+    Usable,
+    /// Of no use (`nodev`), whatever the rules for devices say.
+    Useless,
+}
+
+impl Nodes {
+    /// They are of use to a container that may use every device, and to one whose own devices lie
+    /// in the root and not below `/dev`.
+    pub(crate) fn of(spec: &Spec) -> Self {
+        let linux = spec.linux().as_ref();
+        let rules = linux
+            .and_then(|linux| linux.resources().as_ref())
+            .and_then(|resources| resources.devices().as_deref())
+            .unwrap_or_default();
+        let denies_all = |rule: &LinuxDeviceCgroup| {
+            let is_any = matches!(rule.typ(), None | Some(LinuxDeviceType::A));
+            !rule.allow() && is_any && rule.major().is_none() && rule.minor().is_none()
+        };
+        let dev = Path::new("/dev");
+        let has_dev = spec.mounts().iter().flatten().any(|mount| mount.destination() == dev);
+        let devices = linux.and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
+        let are_below = devices.iter().all(|device| device.path().starts_with(dev));
+        match rules.iter().any(denies_all) && has_dev && are_below {
+            true => Self::Useless,
+            false => Self::Usable,
+        }
+    }
+
+    fn attributes(self) -> MountAttrFlags {
+        match self {
+            Self::Usable => MountAttrFlags::empty(),
+            Self::Useless => MountAttrFlags::MOUNT_ATTR_NODEV,
+        }
+    }
+
+    fn flags(self) -> MountFlags {
+        match self {
+            Self::Usable => MountFlags::empty(),
+            Self::Useless => MountFlags::NODEV,
+        }
+    }
+}
+
 /// Mounts the root and opens it.
-pub(crate) fn mount(rootfs: &Rootfs, target: &Path) -> Done<OwnedFd> {
+pub(crate) fn mount(rootfs: &Rootfs, target: &Path, nodes: Nodes) -> Done<OwnedFd> {
     match rootfs {
-        Rootfs::Dir(dir) => attach(private_copy(dir)?, target),
+        Rootfs::Dir(dir) => attach(private_copy(dir, nodes)?, target),
         Rootfs::Overlay { lower, upper, work } => {
             check_layers(lower)?;
-            match overlay_by_layer(lower, upper, work) {
+            match overlay_by_layer(lower, upper, work, nodes) {
                 Ok(tree) => attach(tree, target),
                 // An older kernel takes no layer at a time. Where the cause is another one, the
                 // second way fails of it too, and that is reported.
-                Err(_) => overlay_by_list(lower, upper, work, target).during_on(
+                Err(_) => overlay_by_list(lower, upper, work, target, nodes).during_on(
                     Step::Rootfs,
                     "failed to mount the overlay of",
                     upper,
@@ -37,10 +85,15 @@ pub(crate) fn mount(rootfs: &Rootfs, target: &Path) -> Done<OwnedFd> {
 /// changed on disk but what the container writes. The writable layer belongs to the namespace
 /// already. The root is attached nowhere; `target` is used meanwhile, in the caller's mount
 /// namespace.
-pub(crate) fn make_mapped(rootfs: &Rootfs, target: &Path, user: &User) -> Done<OwnedFd> {
+pub(crate) fn make_mapped(
+    rootfs: &Rootfs,
+    target: &Path,
+    user: &User,
+    nodes: Nodes,
+) -> Done<OwnedFd> {
     match rootfs {
         Rootfs::Dir(dir) => {
-            let tree = private_copy(dir)?;
+            let tree = private_copy(dir, nodes)?;
             idmap::map_root(&tree, dir, user.as_fd())?;
             Ok(tree)
         }
@@ -50,8 +103,8 @@ pub(crate) fn make_mapped(rootfs: &Rootfs, target: &Path, user: &User) -> Done<O
             for layer in lower {
                 idmap::cover(layer, user.as_fd())?;
             }
-            overlay_by_layer(lower, upper, work).or_else(|_| {
-                overlay_by_list(lower, upper, work, target)
+            overlay_by_layer(lower, upper, work, nodes).or_else(|_| {
+                overlay_by_list(lower, upper, work, target, nodes)
                     .and_then(|_attached| filesystem::clone_path(target, false))
                     .and_then(|tree| {
                         rustix::mount::unmount(target, UnmountFlags::DETACH)?;
@@ -76,13 +129,17 @@ fn check_layers(lower: &[PathBuf]) -> Done {
     Ok(())
 }
 
-fn private_copy(dir: &Path) -> Done<OwnedFd> {
+fn private_copy(dir: &Path, nodes: Nodes) -> Done<OwnedFd> {
     let tree = filesystem::clone_path(dir, true).during_on(
         Step::Rootfs,
         "failed to open the root file system",
         dir,
     )?;
-    let private = MountAttr { propagation: Some(Propagation::Private), ..MountAttr::default() };
+    let private = MountAttr {
+        set: if nodes == Nodes::Useless { ATTR_NODEV } else { 0 },
+        propagation: Some(Propagation::Private),
+        ..MountAttr::default()
+    };
     sys::mount::set_attributes(&tree, private, true).during_on(
         Step::Rootfs,
         "failed to detach the root file system",
@@ -126,7 +183,12 @@ fn attach(tree: OwnedFd, target: &Path) -> Done<OwnedFd> {
 }
 
 /// One call a layer, which has no limit on their number.
-fn overlay_by_layer(lower: &[PathBuf], upper: &Path, work: &Path) -> io::Result<OwnedFd> {
+fn overlay_by_layer(
+    lower: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+    nodes: Nodes,
+) -> io::Result<OwnedFd> {
     if !sys::mount::overlay_takes_layers() {
         return Err(io::ErrorKind::Unsupported.into());
     }
@@ -139,7 +201,7 @@ fn overlay_by_layer(lower: &[PathBuf], upper: &Path, work: &Path) -> io::Result<
     rustix::mount::fsconfig_set_string(&context, "source", "overlay")?;
     rustix::mount::fsconfig_create(&context)?;
     let flags = FsMountFlags::FSMOUNT_CLOEXEC;
-    Ok(rustix::mount::fsmount(&context, flags, MountAttrFlags::empty())?)
+    Ok(rustix::mount::fsmount(&context, flags, nodes.attributes())?)
 }
 
 /// One call with one list, which must fit a page: the layers go by the numbers of descriptors, so
@@ -149,6 +211,7 @@ fn overlay_by_list(
     upper: &Path,
     work: &Path,
     target: &Path,
+    nodes: Nodes,
 ) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let open = |path: &Path| rustix::fs::open(path, flags, Mode::empty());
@@ -163,7 +226,7 @@ fn overlay_by_list(
     }
     rustix::process::chdir(DESCRIPTORS)?;
     let kind = "overlay";
-    let mounted = rustix::mount::mount(kind, target, kind, MountFlags::empty(), Some(&*data));
+    let mounted = rustix::mount::mount(kind, target, kind, nodes.flags(), Some(&*data));
     rustix::process::chdir("/")?;
     mounted?;
     Ok(open(target)?)
@@ -178,10 +241,46 @@ const MAX_MOUNT_DATA: usize = 4096;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
     use std::fs;
 
     /// More than a list of their paths could hold.
     const LAYERS: usize = 300;
+
+    #[test]
+    fn nodes_are_of_use_where_all_devices_are_and_where_some_lie_in_the_root() {
+        let of = |rules: serde_json::Value, mounts: &[&str], devices: &[&str]| {
+            let mounts = mounts.iter().map(|at| json!({ "destination": at, "type": "tmpfs" }));
+            let device = |path: &&str| json!({ "path": path, "type": "c", "major": 1, "minor": 3 });
+            let devices = devices.iter().map(device).collect::<Vec<_>>();
+            let linux = json!({ "resources": { "devices": rules }, "devices": devices });
+            let spec = json!({
+                "ociVersion": "1.0.2", "mounts": mounts.collect::<Vec<_>>(), "linux": linux,
+            });
+            Nodes::of(&crate::spec::parse_value(&spec).expect("a spec"))
+        };
+        let one_of_them =
+            json!({ "allow": true, "type": "c", "major": 1, "minor": 3, "access": "rwm" });
+        let none = json!([{ "allow": false, "access": "rwm" }, one_of_them]);
+        let one = json!([{ "allow": false, "type": "c", "major": 1, "minor": 1, "access": "rwm" }]);
+        let all = json!([{ "allow": true, "type": "a", "access": "rwm" }]);
+        for (rules, mounts, devices, wanted) in [
+            (&none, &["/dev"][..], &["/dev/a", "/dev/b/c"][..], Nodes::Useless),
+            (&none, &["/proc", "/dev"], &[], Nodes::Useless),
+            (&none, &["/dev"], &["/dev/a", "/data/card"], Nodes::Usable),
+            (&none, &["/dev"], &["/devices/card"], Nodes::Usable),
+            (&none, &["/dev/shm"], &[], Nodes::Usable),
+            (&one, &["/dev"], &[], Nodes::Usable),
+            (&all, &["/dev"], &[], Nodes::Usable),
+            (&json!([]), &["/dev"], &[], Nodes::Usable),
+        ] {
+            assert_eq!(
+                of(rules.clone(), mounts, devices),
+                wanted,
+                "{rules} {mounts:?} {devices:?}"
+            );
+        }
+    }
 
     /// The way of older kernels, in a mount namespace of the test's thread.
     #[test]
@@ -203,7 +302,10 @@ mod tests {
         let new = sys::namespace::NewNamespaces { mount: true, ..Default::default() };
         sys::namespace::unshare(new).expect("unshared");
         crate::namespaces::detach_mounts().expect("detached");
-        overlay_by_list(&lower, &path("upper,1"), &path("work"), &path("target")).expect("mounted");
+        let (upper, target) = (path("upper,1"), path("target"));
+        overlay_by_list(&lower, &upper, &path("work"), &target, Nodes::Useless).expect("mounted");
+        let mounted = rustix::fs::statvfs(&target).expect("told");
+        assert!(mounted.f_flag.contains(rustix::fs::StatVfsMountFlags::NODEV));
         assert_eq!(fs::read_dir(path("target")).expect("read").count(), LAYERS + 1);
         assert_eq!(fs::read_to_string(path("target/top")).expect("read"), "0");
         fs::write(path("target/new"), "").expect("written");

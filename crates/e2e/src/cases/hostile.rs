@@ -31,6 +31,7 @@ pub(super) const CASES: &[Case] = &[
     case!("hostile.links_at_the_kernels_places_stay_inside", kernel_places).ours(),
     case!("hostile.cgroups_give_no_power", cgroups).ours(),
     case!("hostile.devices_stay_denied", devices).ours(),
+    case!("hostile.nodes_of_an_image_are_of_no_use", nodes).ours(),
     case!("hostile.programs_of_the_node_stay_as_they_are", programs_stay).alone().ours(),
     case!("hostile.only_standard_descriptors_are_open", descriptors).ours(),
     case!("hostile.nothing_is_inheritable", inheritable).ours(),
@@ -284,6 +285,56 @@ async fn devices(c: &Context) -> Result<()> {
     c.runtime.pods.update_container_resources(request).await?;
     equal("after an update", c.sh(&id, script).await?, "end")?;
     c.clean_up().await
+}
+
+/// Devices that an image brings: memory, a disk, and one that every container may use.
+const NODES: [(&str, bool, (u32, u32)); 3] =
+    [("nodes/mem", false, (1, 1)), ("nodes/disk", true, (8, 0)), ("nodes/null", false, (1, 3))];
+
+/// They are there and cannot be opened, whatever the rules for devices say. The usual ones, and one
+/// that is asked for, can be.
+async fn nodes(c: &Context) -> Result<()> {
+    let mut layer = LayerBuilder::new();
+    for (path, block, number) in NODES {
+        layer.device(path, block, number)?;
+    }
+    let image = c.runtime.catalog.busybox.with_layer(layer.finish()?);
+    let name = publish(c, "hostile-nodes", &image).await?;
+    let script = "cd /nodes; for n in *; do (exec 3< $n) 2> /dev/null && echo opened $n; done; \
+        mknod /nodes/made c 1 3 2> /dev/null && (exec 3< /nodes/made) 2> /dev/null && echo opened made; \
+        grep -q ' / / [a-z,]*nodev' /proc/self/mountinfo && echo nodev; \
+        for d in null zero random tty; do test -c /dev/$d || echo no $d; done; \
+        echo x > /dev/null; head -c 3 /dev/zero | wc -c";
+    for handler in HANDLERS {
+        let pod = c.run_pod_by(handler, c.pod()?).await?;
+        let config = of_image(c.script(script), &name);
+        equal(handler, c.output(&pod, &config).await?, "nodev\n3")?;
+        let mut config = of_image(c.script(script), &name);
+        security(&mut config)?.readonly_rootfs = true;
+        // Debian's runc mounts such a root anew without the attribute: the rules are left.
+        let wanted = if handler.is_empty() { "nodev\n3" } else { "opened null\n3" };
+        let output = c.output(&pod, &config).await?;
+        equal(&format!("{handler}, read-only"), output, wanted)?;
+    }
+    // It cannot make a node there either.
+    use super::user_namespaces::{of_usual, option, pod_of, usual};
+    let pod = c.run_pod(pod_of(c, &option(usual()))?).await?;
+    let script = format!("exec 2> /dev/null; {script}");
+    let config = of_usual(of_image(c.script(&script), &name))?;
+    equal("in a user namespace", c.output(&pod, &config).await?, "nodev\n3")?;
+    // A device that is asked for has its place where the client wants it.
+    let pod = c.plain_pod().await?;
+    let script = "(exec 3< /nodes/mem) 2> /dev/null || echo denied; \
+        exec 3< /nodes/mine && echo opened";
+    let mut config = of_image(c.script(script), &name);
+    config.devices.push(cri_proto::v1::Device {
+        container_path: "/nodes/mine".to_owned(),
+        host_path: "/dev/loop-control".to_owned(),
+        permissions: "r".to_owned(),
+    });
+    equal("outside /dev", c.output(&pod, &config).await?, "denied\nopened")?;
+    c.clean_up().await?;
+    c.remove_image(&name).await
 }
 
 /// The programs that a container could reach by what executes for it.

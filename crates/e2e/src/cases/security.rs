@@ -188,10 +188,10 @@ async fn devices(c: &Context) -> Result<()> {
     let script = "cd /dev; for d in null zero full random urandom tty; do test -c $d || echo no $d; done; \
         ls -d pts shm mqueue; for l in fd stdin stdout stderr ptmx; do readlink $l; done; \
         echo x > null; head -c 3 zero | wc -c; echo x > full || echo full; \
-        mknod /tmp/m c 1 11; cat /tmp/m 2>&1 | head -n 1";
+        mknod /tmp/m c 1 11; cat /tmp/m > /dev/null 2>&1 || echo denied";
     let text = c.output(&pod, &c.script(script)).await?;
     let wanted = "mqueue\npts\nshm\n/proc/self/fd\n/proc/self/fd/0\n/proc/self/fd/1\n/proc/self/fd/2\npts/ptmx\n3\nfull\n\
-        cat: can't open '/tmp/m': Operation not permitted";
+        denied";
     equal("the devices", text, wanted)
 }
 

@@ -81,6 +81,26 @@ impl LayerBuilder {
         Ok(self)
     }
 
+    /// Adds a device: a character device, or a block device.
+    ///
+    /// # Errors
+    /// If the path cannot be written.
+    pub fn device(&mut self, path: &str, block: bool, number: (u32, u32)) -> Result<&mut Self> {
+        self.parents(path)?;
+        let mut header = Header::new_gnu();
+        header.set_entry_type(if block { EntryType::Block } else { EntryType::Char });
+        header.set_mode(0o666);
+        header.set_mtime(1_700_000_000);
+        header.set_size(0);
+        let (major, minor) = number;
+        header
+            .set_device_major(major)
+            .and_then(|()| header.set_device_minor(minor))
+            .and_then(|()| self.archive.append_data(&mut header, path, &[][..]))
+            .with_context(|| format!("failed to add {path} to the layer"))?;
+        Ok(self)
+    }
+
     /// Adds a pipe with a name.
     ///
     /// # Errors

@@ -8,7 +8,8 @@ use testing::{Answer, Liar};
 
 use crate::case;
 use crate::case::Case;
-use crate::context::{Context, code, refusal};
+use crate::catalog::BUSYBOX;
+use crate::context::{Context, code, equal, refusal};
 
 pub(super) const CASES: &[Case] = &[
     case!("image_fault.not_in_the_registry", not_found),
@@ -24,6 +25,7 @@ pub(super) const CASES: &[Case] = &[
     case!("image_fault.no_such_platform", no_platform),
     case!("image_fault.registry_answers_with_errors", server_errors),
     case!("image_fault.path_leaves_the_layer", escape),
+    case!("image_fault.names_in_an_image_name_nothing", names),
 ];
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -116,7 +118,7 @@ async fn down(c: &Context) -> Result<()> {
     // The kubelet strips the code only if it is Unknown, and then looks at the start.
     let message = error.to_string();
     ensure!(message.contains("RegistryUnavailable: "), "the error is {message}");
-    crate::context::equal("the code", code::<()>(Err(error))?, Code::Unknown)
+    equal("the code", code::<()>(Err(error))?, Code::Unknown)
 }
 
 async fn wrong_layer(c: &Context) -> Result<()> {
@@ -202,6 +204,62 @@ async fn no_platform(c: &Context) -> Result<()> {
     served.say_manifest(&digest(index.as_bytes()), Answer::ok(INDEX, index.as_bytes()));
     served.refused(c).await?;
     Ok(())
+}
+
+/// What an image may call itself: another that is there, and one that is not.
+const TAKEN: [&str; 2] = [BUSYBOX, "docker.io/e2e/taken:latest"];
+
+/// An image has the name that it was pulled by, whatever its index, its manifest and its
+/// configuration say of themselves.
+async fn names(c: &Context) -> Result<()> {
+    let owner = c.pull(BUSYBOX).await?;
+    for taken in TAKEN {
+        let served = Served::new(archive(c)?)?;
+        let annotations = json!({
+            "org.opencontainers.image.ref.name": taken, "io.containerd.image.name": taken,
+            "org.opencontainers.image.base.name": taken, "org.opencontainers.image.title": taken,
+        });
+        let mut config: Value = serde_json::from_slice(&served.config())?;
+        config["config"] = json!({ "Image": taken, "Labels": annotations });
+        config["RepoTags"] = json!([taken]);
+        config["annotations"] = annotations.clone();
+        let config = config.to_string().into_bytes();
+        let mut manifest: Value = serde_json::from_slice(&served.manifest())?;
+        manifest["annotations"] = annotations.clone();
+        manifest["RepoTags"] = json!([taken]);
+        manifest["config"]["digest"] = json!(digest(&config));
+        manifest["config"]["size"] = json!(config.len());
+        for part in ["config", "layers"] {
+            let part = &mut manifest[part];
+            let part = if part.is_array() { &mut part[0] } else { part };
+            part["annotations"] = annotations.clone();
+        }
+        let manifest = manifest.to_string();
+        let index = json!({
+            "schemaVersion": 2, "mediaType": INDEX, "annotations": annotations, "manifests": [{
+                "mediaType": MANIFEST, "digest": digest(manifest.as_bytes()),
+                "size": manifest.len(), "annotations": annotations,
+                "platform": { "os": "linux", "architecture": "amd64" },
+            }],
+        });
+        let index = index.to_string();
+        served.serve();
+        served.say_blob(&config, Answer::ok(LAYER, &config));
+        for (body, kind) in [(&index, INDEX), (&manifest, MANIFEST)] {
+            served.say_manifest(&digest(body.as_bytes()), Answer::ok(kind, body.as_bytes()));
+        }
+        served.say_manifest("1", Answer::ok(INDEX, index.as_bytes()));
+
+        let id = c.pull(&served.name()).await?;
+        equal("its names", c.present(&id).await?.repo_tags, vec![served.name()])?;
+        let named = |image: &&cri_proto::v1::Image| image.repo_tags.iter().any(|tag| tag == taken);
+        let listed = c.runtime.images.images(None).await?;
+        let named: Vec<_> = listed.iter().filter(named).map(|image| image.id.clone()).collect();
+        let wanted = if taken == BUSYBOX { vec![owner.clone()] } else { Vec::new() };
+        equal(taken, named, wanted)?;
+        c.remove_image(&id).await?;
+    }
+    equal("the owner", c.present(BUSYBOX).await?.id, owner)
 }
 
 async fn server_errors(c: &Context) -> Result<()> {

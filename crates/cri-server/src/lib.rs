@@ -11,6 +11,8 @@
 mod admin;
 mod containerd;
 mod convert;
+mod deadline;
+mod disks;
 mod error;
 mod gate;
 mod image;

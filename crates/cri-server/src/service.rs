@@ -1,6 +1,6 @@
 //! The two services: each call is a line here and a file of its own.
 
-use std::{sync::Arc, time::Instant};
+use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use cri_proto::{
     corten_v1::image_admin_server::ImageAdminServer,
@@ -18,6 +18,8 @@ use tonic::{Request, Response, Status, async_trait, codegen::BoxStream, service:
 use tracing::{Instrument, debug, warn};
 
 use crate::{
+    deadline,
+    disks::Disks,
     gate::Gate,
     legacy::{Legacy, LegacyService},
 };
@@ -32,6 +34,8 @@ pub struct Info {
     pub version: String,
     /// The settings in use, as JSON. `stateDir` and `rootDir` are among them.
     pub config: serde_json::Value,
+    /// Directories without which no pod can be made.
+    pub dirs: Vec<PathBuf>,
 }
 
 /// The API's server.
@@ -43,6 +47,7 @@ pub struct Server {
     pub(crate) stats: Stats,
     pub(crate) addresses: Addresses,
     pub(crate) gate: Gate,
+    pub(crate) disks: Disks,
     pub(crate) info: Arc<Info>,
 }
 
@@ -101,7 +106,8 @@ impl Server {
         gate: Gate,
         info: Info,
     ) -> Self {
-        Self { pods, images, network, stats, addresses, gate, info: Arc::new(info) }
+        let disks = Disks::new(&info.dirs);
+        Self { pods, images, network, stats, addresses, gate, disks, info: Arc::new(info) }
     }
 
     /// RuntimeService in both versions.
@@ -156,13 +162,14 @@ macro_rules! delegate {
         })
         .await
     };
-    ($self:ident, $request:ident, $name:literal, $method:ident) => {
-        traced($name, async {
+    ($self:ident, $request:ident, $name:literal, $method:ident) => {{
+        let deadline = deadline::of($request.metadata());
+        let work = async {
             $self.gate.pass().await?;
             $self.$method($request.into_inner()).await
-        })
-        .await
-    };
+        };
+        traced($name, deadline::within(deadline, work)).await
+    }};
 }
 
 /// Methods of the generated trait that are served: each passes the gate and is traced.

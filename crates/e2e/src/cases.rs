@@ -10,8 +10,10 @@ mod cli_streams;
 mod cni;
 mod containers;
 mod cycles;
+mod deadlines;
 mod devices;
 mod disk;
+mod disk_faults;
 mod escapes;
 mod events;
 mod exec;
@@ -66,9 +68,11 @@ pub fn all() -> Vec<Case> {
         cli::CASES,
         cni::CASES,
         cycles::CASES,
+        deadlines::CASES,
         containers::CASES,
         devices::CASES,
         disk::CASES,
+        disk_faults::CASES,
         events::CASES,
         escapes::CASES,
         exec::CASES,

@@ -11,6 +11,7 @@ pub mod case;
 pub mod cases;
 pub mod catalog;
 pub mod context;
+pub mod disk;
 pub mod logs;
 pub mod machine;
 pub mod process;

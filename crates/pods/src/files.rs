@@ -17,6 +17,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use types::{ContainerId, SandboxId};
 
@@ -233,6 +234,10 @@ const MAX_STACKED_MOUNTS: usize = 16;
 /// Takes all mounts off a path, lazily, so that a busy one never blocks.
 fn unmount_all(path: &Path) -> Result<()> {
     for _ in 0..MAX_STACKED_MOUNTS {
+        // An unmount may take long, one of nothing too.
+        if !is_mounted(path) {
+            return Ok(());
+        }
         match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
             Ok(()) => {}
             // Not a mount point (any more), or not there at all.
@@ -249,6 +254,18 @@ fn unmount_all(path: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether something is mounted on a path, or that cannot be told.
+fn is_mounted(path: &Path) -> bool {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    match statx(CWD, path, flags, StatxFlags::empty()) {
+        Ok(found) => {
+            let known = found.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT);
+            !known || found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
+        }
+        Err(error) => error != rustix::io::Errno::NOENT && error != rustix::io::Errno::NOTDIR,
+    }
 }
 
 #[cfg(test)]

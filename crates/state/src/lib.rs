@@ -17,8 +17,10 @@ mod boot;
 mod lock;
 mod reserve;
 mod store;
+mod writable;
 
 pub use boot::{BootError, boot_id, prepare_state_dir};
 pub use lock::{LockError, RootLock};
 pub use reserve::Reserve;
 pub use store::{Damaged, Durability, Loaded, Store, StoreError};
+pub use writable::try_writing;

@@ -55,14 +55,15 @@ impl RootLock {
         let path = root.join("lock");
         let failed = |source| LockError::Lock { path: path.clone(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(failed)?;
-        let mut file = File::options()
-            .read(true)
+        let mut writer = File::options()
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
             .open(&path)
             .map_err(failed)?;
+        // What stays open is for reading alone: the file system can be made read-only under us.
+        let mut file = File::open(&path).map_err(failed)?;
         let begun = Instant::now();
         while let Err(errno) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
             if errno != rustix::io::Errno::WOULDBLOCK {
@@ -74,13 +75,12 @@ impl RootLock {
             }
             thread::sleep(RETRY);
         }
-        let write = |file: &mut File| -> io::Result<()> {
-            file.set_len(0)?;
-            file.rewind()?;
-            writeln!(file, "{}", std::process::id())
+        let mut write = || -> io::Result<()> {
+            writer.set_len(0)?;
+            writeln!(writer, "{}", std::process::id())
         };
         // The text only helps a reader: a full disk must not keep the daemon from starting.
-        let _ = write(&mut file);
+        let _ = write();
         Ok(Self { _file: file })
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A file of zeros that are really allocated. When a removal, or the record that a stop
 //! writes, meets a full disk, the file is given up and the step done again; when there is
-//! room, the file is filled again.
+//! room, the file is filled again. It is open only then: what is open for writing keeps an
+//! administrator from making the file system read-only.
 
 use std::{
     fs::File,
@@ -23,7 +24,8 @@ const ROOM: u64 = 4;
 pub struct Reserve {
     path: PathBuf,
     bytes: u64,
-    file: Mutex<Option<File>>,
+    /// Held while the file is changed.
+    changing: Mutex<()>,
 }
 
 impl Reserve {
@@ -32,7 +34,7 @@ impl Reserve {
     /// # Errors
     /// Fails where the file cannot be made for another reason than a full disk.
     pub fn open(path: &Path, bytes: u64) -> io::Result<Self> {
-        let reserve = Self { path: path.to_owned(), bytes, file: Mutex::default() };
+        let reserve = Self { path: path.to_owned(), bytes, changing: Mutex::default() };
         if bytes == 0 {
             return match std::fs::remove_file(path) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
@@ -42,10 +44,7 @@ impl Reserve {
         let mut options = File::options();
         let opened = options.write(true).create(true).truncate(false).mode(0o600).open(path);
         match opened {
-            Ok(file) => {
-                if let Ok(mut held) = reserve.file.lock() {
-                    *held = Some(file);
-                }
+            Ok(_) => {
                 reserve.refill();
                 Ok(reserve)
             }
@@ -56,9 +55,7 @@ impl Reserve {
 
     /// What it holds now, in bytes.
     pub fn held_bytes(&self) -> u64 {
-        let Ok(file) = self.file.lock() else { return 0 };
-        let meta = file.as_ref().and_then(|file| file.metadata().ok());
-        meta.map_or(0, |meta| std::os::unix::fs::MetadataExt::blocks(&meta) * 512)
+        std::fs::metadata(&self.path).map_or(0, |meta| allocated(&meta))
     }
 
     /// Does a step, and once more with the reserve given up where the disk is full.
@@ -82,18 +79,14 @@ impl Reserve {
 
     /// Frees the space. Returns whether there was any.
     pub fn give_up(&self) -> bool {
-        let held = self.held_bytes() > 0;
-        let Ok(file) = self.file.lock() else { return false };
-        held && file.as_ref().is_some_and(|file| file.set_len(0).is_ok())
+        let Ok(_changing) = self.changing.lock() else { return false };
+        self.held_bytes() > 0 && self.open_file().is_some_and(|file| file.set_len(0).is_ok())
     }
 
     /// Takes the space again, if there is plenty of room.
     pub fn refill(&self) {
-        let Ok(file) = self.file.lock() else { return };
-        let Some(file) = file.as_ref() else { return };
-        let meta = file.metadata();
-        if meta.is_ok_and(|meta| std::os::unix::fs::MetadataExt::blocks(&meta) * 512 >= self.bytes)
-        {
+        let Ok(_changing) = self.changing.lock() else { return };
+        if self.held_bytes() >= self.bytes {
             return;
         }
         let free = rustix::fs::statvfs(&self.path)
@@ -101,11 +94,21 @@ impl Reserve {
         if free < self.bytes.saturating_mul(ROOM) {
             return;
         }
-        if let Err(error) = fallocate(file, FallocateFlags::empty(), 0, self.bytes) {
+        let Some(file) = self.open_file() else { return };
+        if let Err(error) = fallocate(&file, FallocateFlags::empty(), 0, self.bytes) {
             tracing::warn!(path = %self.path.display(), %error, "no disk space was set aside");
             let _given_back = file.set_len(0);
         }
     }
+
+    /// `None` where there is no reserve, or it cannot be changed.
+    fn open_file(&self) -> Option<File> {
+        File::options().write(true).open(&self.path).ok()
+    }
+}
+
+fn allocated(meta: &std::fs::Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::blocks(meta) * 512
 }
 
 fn is_full(error: &io::Error) -> bool {

@@ -35,7 +35,8 @@ fn check(user: &str, found: &ResolvedUser) {
 fn users_of_images() {
     let seeds = [
         USERS.to_vec(),
-        b"# of a comment\n\napp:x:1000:1001:App:/home/app:/bin/sh\nhuge:x:4294967296:0::/:\n".to_vec(),
+        b"# of a comment\n\napp:x:1000:1001:App:/home/app:/bin/sh\nhuge:x:4294967296:0::/:\n"
+            .to_vec(),
         b"app:x:2147483648:0::/root:\n1000:x:0:0::/root:\napp:x:-1:-1::/ho\x01me:\n".to_vec(),
     ];
     fuzz("passwd", &seeds, |bytes| {
@@ -51,7 +52,8 @@ fn users_of_images() {
 /// request that wants its own alone gets no other.
 #[test]
 fn groups_of_images() {
-    let many: Vec<u8> = (0..200).flat_map(|id| format!("g{id}:x:{id}:app\n").into_bytes()).collect();
+    let many: Vec<u8> =
+        (0..200).flat_map(|id| format!("g{id}:x:{id}:app\n").into_bytes()).collect();
     let seeds = [GROUPS.to_vec(), b"audio:x:99999999999:app\naudio:x:+5:,app,,\n".to_vec(), many];
     fuzz("group", &seeds, |bytes| {
         for user in IMAGE_USERS {

@@ -171,12 +171,7 @@ impl<'a> Bucket<'a> {
         Ok(all.entries)
     }
 
-    fn gather(
-        &self,
-        page: &'a [u8],
-        depth: usize,
-        all: &mut Gathered<'a>,
-    ) -> io::Result<()> {
+    fn gather(&self, page: &'a [u8], depth: usize, all: &mut Gathered<'a>) -> io::Result<()> {
         if depth > MAX_DEPTH {
             return Err(bad("its tree is too deep"));
         }

@@ -82,6 +82,7 @@ impl Daemon {
         let info = Info {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             config: verbose_config(settings)?,
+            dirs: vec![settings.root.clone(), settings.state.clone()],
         };
         let streaming = StreamingServer::bind(streaming_options(&settings.streaming)?)
             .await

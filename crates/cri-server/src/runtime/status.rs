@@ -15,14 +15,8 @@ impl Server {
     ) -> Result<v1::StatusResponse, Status> {
         let v1::StatusRequest { verbose } = request;
         let network = self.network.status().await;
-        let runtime = self.gate.is_open();
         let conditions = vec![
-            v1::RuntimeCondition {
-                r#type: "RuntimeReady".to_owned(),
-                status: runtime,
-                reason: if runtime { String::new() } else { "Recovering".to_owned() },
-                message: String::new(),
-            },
+            self.runtime_condition().await,
             v1::RuntimeCondition {
                 r#type: "NetworkReady".to_owned(),
                 status: network.ready,
@@ -51,6 +45,22 @@ impl Server {
                 mount_options: true,
             }),
         })
+    }
+
+    /// Whether pods can be made: not while those of the last daemon are taken up, and not where
+    /// the daemon cannot write down what it does.
+    async fn runtime_condition(&self) -> v1::RuntimeCondition {
+        let (reason, message) = match self.disks.problem().await {
+            _ if !self.gate.is_open() => ("Recovering", String::new()),
+            Some(problem) => ("DiskNotWritable", problem),
+            None => ("", String::new()),
+        };
+        v1::RuntimeCondition {
+            r#type: "RuntimeReady".to_owned(),
+            status: reason.is_empty(),
+            reason: reason.to_owned(),
+            message,
+        }
     }
 }
 

@@ -1,28 +1,28 @@
 //! A full disk: what cannot be done is refused and leaves nothing; what is there can
 //! still be listed, stopped and removed, and frees space.
 
-use std::fs;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use cri_client::Code;
 use cri_proto::v1::{ContainerFilter, ContainerState, ListImagesRequest};
 use testing::audit::Snapshot;
-use testing::program;
 
 use super::builtin;
 use crate::case;
 use crate::case::Case;
 use crate::catalog::{BUSYBOX, WEB};
-use crate::context::{Context, code, equal, refusal};
+use crate::context::{Context, code, equal, refusal, until};
+use crate::disk::{Disk, Lack};
 use crate::runtime::Runtime;
 
 pub(super) const CASES: &[Case] = &[
     case!("disk.full_pull_is_refused_and_leaves_nothing", pull).alone().ours(),
     case!("disk.full_pods_can_be_stopped_and_removed", pods).alone().ours(),
+    case!("disk.without_inodes_pods_can_be_stopped_and_removed", without_inodes).alone().ours(),
+    case!("disk.over_its_quota_pods_can_be_stopped_and_removed", over_quota).alone().ours(),
     case!("disk.full_what_was_stopped_stays_so_after_a_kill", journalled).alone().ours(),
 ];
 
@@ -32,68 +32,36 @@ const SIZE: &str = "size=6m";
 /// Room for the reserve that is kept for removals, too.
 const EXT4_BYTES: u64 = 96 << 20;
 
-/// A small file system; unmounted when it is dropped.
-pub(super) struct Disk(PathBuf);
+/// Inodes for the small image and some pods.
+const INODES: &str = "1024";
 
-impl Disk {
-    /// In memory.
-    pub(super) fn mount(place: &Path, size: &str) -> Result<Self> {
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", size, "tmpfs"]).arg(place);
-        program::output(&mut mount)?;
-        Ok(Self(place.to_owned()))
-    }
-
-    /// The same as nodes have it: with a journal, where a record that changes needs a block.
-    fn mount_ext4(file: &Path, place: &Path) -> Result<Self> {
-        fs::File::create(file)?.set_len(EXT4_BYTES)?;
-        program::output(Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(file))?;
-        program::output(Command::new("mount").args(["-o", "loop"]).arg(file).arg(place))?;
-        Ok(Self(place.to_owned()))
-    }
-
-    fn used(&self) -> Result<u64> {
-        let stat = rustix::fs::statvfs(&self.0)?;
-        Ok((stat.f_blocks - stat.f_bfree) * stat.f_frsize)
-    }
-
-    pub(super) fn filler(&self) -> PathBuf {
-        self.0.join("filler")
-    }
-
-    /// Leaves no block free.
-    pub(super) fn fill(&self) -> Result<()> {
-        let mut file = fs::File::create(self.filler())?;
-        let block = [0_u8; 4096];
-        let full = loop {
-            if let Err(error) = file.write_all(&block) {
-                break error;
-            }
-        };
-        ensure!(full.kind() == std::io::ErrorKind::StorageFull, "{full}");
-        Ok(())
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = program::output(Command::new("umount").arg("--lazy").arg(&self.0));
-    }
-}
+/// What the quota allows: a part of that reserve.
+const QUOTA_BYTES: u64 = 64 << 20;
 
 /// A daemon whose root and state lie on a small disk.
-async fn on_a_small_disk(c: &Context) -> Result<(Arc<Runtime>, Disk)> {
+async fn on_a_disk(
+    c: &Context,
+    make: impl FnOnce(&Path, &Path) -> Result<Disk>,
+) -> Result<(Arc<Runtime>, Disk)> {
     let (ground, name) = builtin::ground()?;
-    let disk = Disk::mount(&ground.make(name)?, SIZE)?;
+    let disk = make(&ground.path().join("disk"), &ground.make(name)?)?;
     Ok((Arc::new(builtin::on(c, ground, false).await?), disk))
 }
 
+fn in_memory(_: &Path, place: &Path) -> Result<Disk> {
+    Disk::mount(place, SIZE)
+}
+
+fn journalling(file: &Path, place: &Path) -> Result<Disk> {
+    Disk::ext4(file, EXT4_BYTES, &[], place)
+}
+
 async fn pull(c: &Context) -> Result<()> {
-    let (runtime, disk) = on_a_small_disk(c).await?;
+    let (runtime, disk) = on_a_disk(c, in_memory).await?;
     let small = Context::new(Arc::clone(&runtime), "disk");
     let id = small.pull(BUSYBOX).await?;
     let used = disk.used()?;
-    is_for_want_of_space(small.pull(WEB).await)?;
+    is_for_want(Lack::Space, small.pull(WEB).await)?;
     let images = runtime.images.list_images(ListImagesRequest::default()).await?.images;
     equal("the images", images.iter().map(|i| i.id.as_str()).collect::<Vec<_>>(), vec![&*id])?;
     // Directories that were made on the way may keep a block each.
@@ -104,7 +72,25 @@ async fn pull(c: &Context) -> Result<()> {
 }
 
 async fn pods(c: &Context) -> Result<()> {
-    let (runtime, disk) = on_a_small_disk(c).await?;
+    stopped_and_removed(c, in_memory, Lack::Space).await
+}
+
+async fn without_inodes(c: &Context) -> Result<()> {
+    let few = |file: &Path, place: &Path| Disk::ext4(file, EXT4_BYTES, &["-N", INODES], place);
+    stopped_and_removed(c, few, Lack::Inodes).await
+}
+
+async fn over_quota(c: &Context) -> Result<()> {
+    let limited = |file: &Path, place: &Path| Disk::with_quota(file, QUOTA_BYTES, place);
+    stopped_and_removed(c, limited, Lack::Quota).await
+}
+
+async fn stopped_and_removed(
+    c: &Context,
+    make: impl FnOnce(&Path, &Path) -> Result<Disk>,
+    lack: Lack,
+) -> Result<()> {
+    let (runtime, disk) = on_a_disk(c, make).await?;
     let small = Context::new(Arc::clone(&runtime), "disk");
     let image = small.pull(BUSYBOX).await?;
     small.plain_pod().await?;
@@ -112,18 +98,19 @@ async fn pods(c: &Context) -> Result<()> {
     let before = Snapshot::take(&runtime.audit_scope())?;
     let (pod, running) = small.waiting_container().await?;
     let created = small.create(&pod, &small.waiting()).await?;
-    disk.fill()?;
+    let (other, _) = small.waiting_container().await?;
+    disk.fill(lack)?;
 
-    is_for_want_of_space(small.plain_pod().await)?;
-    is_for_want_of_space(small.create(&pod, &small.waiting()).await)?;
-    equal("the pods", small.runtime.pods.pod_sandboxes(None).await?.len(), 1)?;
-    equal("the containers", small.containers(ContainerFilter::default()).await?.len(), 2)?;
-    equal(
-        "the running one",
-        small.status(&running).await?.state(),
-        ContainerState::ContainerRunning,
-    )?;
+    is_for_want(lack, small.plain_pod().await)?;
+    is_for_want(lack, small.create(&pod, &small.waiting()).await)?;
+    is_for_want(lack, small.pull(WEB).await)?;
+    equal("the pods", small.runtime.pods.pod_sandboxes(None).await?.len(), 2)?;
+    equal("the containers", small.containers(ContainerFilter::default()).await?.len(), 3)?;
+    let state = small.status(&running).await?.state();
+    equal("the running one", state, ContainerState::ContainerRunning)?;
 
+    // As a whole, before anything that is removed has made room.
+    small.stop_pod(&other.id).await?;
     small.stop(&running, 10).await?;
     let status = small.status(&running).await?;
     equal("the stopped one", status.state(), ContainerState::ContainerExited)?;
@@ -134,9 +121,9 @@ async fn pods(c: &Context) -> Result<()> {
     let full = disk.used()?;
     small.remove_image(&image).await?;
     ensure!(small.image(BUSYBOX).await?.is_none(), "the image is still there");
-    ensure!(disk.used()? < full, "removing the image freed nothing");
+    frees(&disk, full).await?;
 
-    fs::remove_file(disk.filler()).context("the filler")?;
+    disk.relieve()?;
     small.pull(BUSYBOX).await?;
     let (_, id) = small.waiting_container().await?;
     small.sh(&id, "true").await?;
@@ -144,17 +131,24 @@ async fn pods(c: &Context) -> Result<()> {
     before.with_scope(runtime.audit_scope()).audit()
 }
 
+/// Some file systems give blocks back only when they next write a transaction.
+async fn frees(disk: &Disk, full: u64) -> Result<()> {
+    let limit = Duration::from_secs(60);
+    until(limit, "the space of the image that was removed", || async {
+        Ok((disk.used()? < full).then_some(()))
+    })
+    .await
+}
+
 async fn journalled(c: &Context) -> Result<()> {
-    let (ground, name) = builtin::ground()?;
-    let disk = Disk::mount_ext4(&ground.path().join("disk"), &ground.make(name)?)?;
-    let runtime = Arc::new(builtin::on(c, ground, false).await?);
+    let (runtime, disk) = on_a_disk(c, journalling).await?;
     let small = Context::new(Arc::clone(&runtime), "disk");
     let image = small.pull(BUSYBOX).await?;
     let (pod, first) = small.waiting_container().await?;
     let second = small.create(&pod, &small.waiting()).await?;
     small.start(&second).await?;
-    disk.fill()?;
-    is_for_want_of_space(small.create(&pod, &small.waiting()).await)?;
+    disk.fill(Lack::Space)?;
+    is_for_want(Lack::Space, small.create(&pod, &small.waiting()).await)?;
 
     small.stop(&first, 10).await?;
     runtime.kill()?;
@@ -175,14 +169,18 @@ async fn journalled(c: &Context) -> Result<()> {
     small.remove_image(&image).await?;
     ensure!(small.image(BUSYBOX).await?.is_none(), "the image is still there");
     ensure!(disk.used()? < full, "removing the image freed nothing");
-    fs::remove_file(disk.filler()).context("the filler")?;
+    disk.relieve()?;
     small.pull(BUSYBOX).await?;
     small.clean_up().await
 }
 
-fn is_for_want_of_space<T>(result: Result<T>) -> Result<()> {
+fn is_for_want<T>(lack: Lack, result: Result<T>) -> Result<()> {
     let error = refusal(result)?;
     let text = format!("{error:#}");
-    ensure!(text.to_lowercase().contains("no space left"), "it does not say why: {text}");
+    let word = match lack {
+        Lack::Space | Lack::Inodes => "no space left",
+        Lack::Quota => "quota exceeded",
+    };
+    ensure!(text.to_lowercase().contains(word), "it does not say why: {text}");
     equal(&text, code::<()>(Err(error))?, Code::ResourceExhausted)
 }

@@ -13,12 +13,12 @@ use streaming::{Outcome, Streams};
 use testing::program;
 use testing::wait::patient;
 
-use super::disk::Disk;
 use super::python;
 use super::streaming::{begin, exec_address};
 use crate::case;
 use crate::case::Case;
 use crate::context::{Context, PATIENCE, equal, until};
+use crate::disk::Disk;
 use crate::logs;
 
 pub(super) const CASES: &[Case] = &[

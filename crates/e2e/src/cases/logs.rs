@@ -9,10 +9,10 @@ use anyhow::{Context as _, Result, ensure};
 use cri_proto::v1::{RemoveContainerRequest, ReopenContainerLogRequest};
 use testing::wait::patient;
 
-use super::disk::Disk;
 use crate::case;
 use crate::case::Case;
 use crate::context::{Context, PATIENCE, equal, refusal, until};
+use crate::disk::{Disk, Lack};
 use crate::logs;
 
 /// The end and the output take different ways there.
@@ -216,7 +216,7 @@ async fn full_disk(c: &Context) -> Result<()> {
         Ok((logs::read(&pod, &config)?.0.len() == 1).then_some(()))
     })
     .await?;
-    disk.fill()?;
+    disk.fill(Lack::Space)?;
     one.await?;
     // It has written all once it reads again.
     let reads = "ps -o args | grep -c '^[c]at /go/two' || true";
@@ -224,7 +224,7 @@ async fn full_disk(c: &Context) -> Result<()> {
         Ok((c.sh(&id, reads).await? == "1").then_some(()))
     })
     .await?;
-    fs::remove_file(disk.filler())?;
+    disk.relieve()?;
     two.await?;
     equal("the code", c.exited(&id).await?.exit_code, 0)?;
     let log = logs::read(&pod, &config)?;

@@ -149,7 +149,12 @@ impl Network {
     fn begin_removal(self: &Arc<Self>, record: &Record) -> Result<(), NetworkError> {
         let id = &record.sandbox_id;
         self.native.remove_rules(id)?;
-        self.records.mark_going(id)?;
+        if let Err(error) = self.records.mark_going(id) {
+            // A full disk. Without the mark nobody would finish this after us, and to do all
+            // of it now needs no room.
+            tracing::warn!(%error, sandbox_id = %id, "waiting for the interfaces to go");
+            return self.remove_native(record);
+        }
         self.going.add(self, id);
         Ok(())
     }

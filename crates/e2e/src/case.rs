@@ -48,6 +48,8 @@ pub enum Need {
     NoAppArmor,
     /// No capability taken from root.
     FullCapabilities,
+    /// A program that records what is written to a disk.
+    Recorder,
     /// The project's own files, and the package archives of its languages.
     Workshop,
 }

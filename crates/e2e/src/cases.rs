@@ -36,6 +36,7 @@ mod network;
 mod node;
 mod pod_resources;
 mod pods;
+mod power_cut;
 mod process_security;
 mod protocol;
 mod python;
@@ -95,6 +96,7 @@ pub fn all() -> Vec<Case> {
         node::CASES,
         pod_resources::CASES,
         pods::CASES,
+        power_cut::CASES,
         process_security::CASES,
         protocol::CASES,
         requests::CASES,

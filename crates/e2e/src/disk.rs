@@ -71,6 +71,16 @@ impl Disk {
         Ok(disk)
     }
 
+    /// Unmounts it, which nobody may use any more.
+    ///
+    /// # Errors
+    /// If somebody does.
+    pub fn unmount(self) -> Result<()> {
+        program::output(Command::new("umount").arg(&self.0))?;
+        std::mem::forget(self);
+        Ok(())
+    }
+
     /// Mounts it with other options.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ pub mod context;
 pub mod disk;
 pub mod logs;
 pub mod machine;
+pub mod power;
 pub mod process;
 pub mod report;
 pub mod runner;

@@ -107,6 +107,9 @@ impl Machine {
             Need::AppArmor => apparmor(),
             Need::NoAppArmor => !apparmor(),
             Need::FullCapabilities => self.capabilities == last_capabilities(),
+            Need::Recorder => {
+                [crate::power::RECORDER, crate::power::FUSE].iter().all(|p| Path::new(p).exists())
+            }
             Need::Workshop => {
                 Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/python-env")).exists()
             }

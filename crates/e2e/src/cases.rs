@@ -25,8 +25,10 @@ mod hostile;
 mod image_care;
 mod image_faults;
 mod image_forms;
+mod image_limits;
 mod image_volumes;
 mod images;
+mod leftovers;
 mod log_pace;
 mod logs;
 mod mapped_programs;
@@ -85,8 +87,10 @@ pub fn all() -> Vec<Case> {
         image_care::CASES,
         image_faults::CASES,
         image_forms::CASES,
+        image_limits::CASES,
         image_volumes::CASES,
         images::CASES,
+        leftovers::CASES,
         log_pace::CASES,
         logs::CASES,
         mapped_programs::CASES,

@@ -37,7 +37,14 @@ impl PodTask {
         self.validate(&config)?;
         let id = ContainerId::random();
         crate::log::name_container(&id);
-        let result = self.make(&id, config, &image).await;
+        let name = config.image.image.clone();
+        let result = self.make(&id, config, &image).await.map_err(|error| match error {
+            // It was removed since it was found.
+            Error::Snapshot { source: snapshots::SnapshotError::MissingLayer(_), .. } => {
+                Error::NoImage(name)
+            }
+            other => other,
+        });
         if result.is_err()
             && let Err(error) = self.delete_files(&id).await
         {

@@ -23,4 +23,4 @@ pub use boot::{BootError, boot_id, prepare_state_dir};
 pub use lock::{LockError, RootLock};
 pub use reserve::Reserve;
 pub use store::{Damaged, Durability, Loaded, Store, StoreError};
-pub use writable::try_writing;
+pub use writable::{close_dir, try_writing};

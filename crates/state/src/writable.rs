@@ -1,9 +1,9 @@
-//! Whether a directory can be written to.
+//! Whether a directory can be written to, and by nobody else.
 
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::Path,
 };
 
@@ -28,6 +28,34 @@ pub fn try_writing(dir: &Path) -> io::Result<()> {
     }
     .or_else(|error| if is_full(&error) { Ok(()) } else { Err(error) })
 }
+
+/// Closes a directory of ours to others, as an older version or somebody else may have left it
+/// open: it has root file systems with programs that run as others, and what clients have said.
+/// Returns whether it was open. One that is not there is made later, closed.
+///
+/// # Errors
+/// Where it is no directory, or cannot be changed.
+pub fn close_dir(dir: &Path) -> io::Result<bool> {
+    let meta = match fs::symlink_metadata(dir) {
+        Ok(meta) => meta,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    if !meta.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    let own = rustix::process::geteuid().as_raw();
+    if meta.uid() == own && meta.mode() & OTHERS == 0 {
+        return Ok(false);
+    }
+    std::os::unix::fs::lchown(dir, Some(own), None)?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(meta.mode() & OWN_MODE))?;
+    Ok(true)
+}
+
+/// What others may do, and what remains for ourselves.
+const OTHERS: u32 = 0o077;
+const OWN_MODE: u32 = 0o700;
 
 fn try_by_name(path: &Path) -> io::Result<()> {
     File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
@@ -55,6 +83,22 @@ mod tests {
         try_writing(dir.path()).unwrap();
         try_by_name(&dir.path().join(PROBE)).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_directory_that_is_open_is_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("images");
+        assert!(!close_dir(&at).unwrap());
+        fs::create_dir(&at).unwrap();
+        for (mode, open) in [(0o777, true), (0o700, false), (0o711, true), (0o1755, true)] {
+            fs::set_permissions(&at, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(close_dir(&at).unwrap(), open, "{mode:o}");
+            assert_eq!(fs::metadata(&at).unwrap().mode() & 0o7777, 0o700);
+        }
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&at, &link).unwrap();
+        assert!(close_dir(&link).is_err());
     }
 
     #[test]

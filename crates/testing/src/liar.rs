@@ -1,9 +1,9 @@
 //! A registry that says what a test wants it to.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 
 use anyhow::{Context as _, Result};
@@ -35,12 +35,31 @@ impl Answer {
     }
 }
 
-type Answers = Arc<Mutex<HashMap<String, Answer>>>;
+#[derive(Default)]
+struct Answers {
+    by_path: Mutex<HashMap<String, Answer>>,
+    held: Mutex<HashSet<String>>,
+    released: Condvar,
+}
 
 /// An HTTP server with fixed answers; it ends with the process.
 pub struct Liar {
     address: SocketAddr,
-    answers: Answers,
+    answers: Arc<Answers>,
+}
+
+/// A path that is not answered until this is dropped.
+pub struct Held {
+    answers: Arc<Answers>,
+    path: String,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut held = self.answers.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.remove(&self.path);
+        self.answers.released.notify_all();
+    }
 }
 
 impl Liar {
@@ -52,7 +71,7 @@ impl Liar {
         let listener =
             TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("failed to find a port")?;
         let address = listener.local_addr().context("failed to find a port")?;
-        let answers = Answers::default();
+        let answers = Arc::<Answers>::default();
         let shared = Arc::clone(&answers);
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -75,8 +94,26 @@ impl Liar {
 
     /// Sets the answer for a path.
     pub fn say(&self, path: &str, answer: Answer) {
-        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut answers = self.answers.by_path.lock().unwrap_or_else(PoisonError::into_inner);
         answers.insert(path.to_owned(), answer);
+    }
+
+    /// Holds the answer for a path back.
+    #[must_use]
+    pub fn hold(&self, path: &str) -> Held {
+        let mut held = self.answers.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.insert(path.to_owned());
+        Held { answers: Arc::clone(&self.answers), path: path.to_owned() }
+    }
+}
+
+impl Answers {
+    fn of(&self, path: &str) -> Answer {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = self.released.wait_while(held, |held| held.contains(path));
+        drop(waiting.unwrap_or_else(PoisonError::into_inner));
+        let answers = self.by_path.lock().unwrap_or_else(PoisonError::into_inner);
+        answers.get(path).cloned().unwrap_or_else(|| Answer::status(404))
     }
 }
 
@@ -91,10 +128,7 @@ fn serve(stream: &TcpStream, answers: &Answers) -> std::io::Result<()> {
     while reader.read_line(&mut header)? > 2 {
         header.clear();
     }
-    let answer = {
-        let answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
-        answers.get(path).cloned().unwrap_or_else(|| Answer::status(404))
-    };
+    let answer = answers.of(path);
     let mut stream = stream;
     let length = answer.length.unwrap_or(answer.body.len());
     write!(

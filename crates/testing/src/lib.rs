@@ -24,5 +24,5 @@ pub mod wait;
 pub use containerd::{Containerd, write_network};
 pub use daemon::{Daemon, DaemonOptions, Driver};
 pub use ground::Ground;
-pub use liar::{Answer, Liar};
+pub use liar::{Answer, Held, Liar};
 pub use registry::Registry;

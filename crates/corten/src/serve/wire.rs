@@ -40,6 +40,7 @@ impl Daemon {
         if state::prepare_state_dir(&settings.state, "pods", &boot_id)? {
             info!("the machine was restarted: live state of the last boot is thrown away");
         }
+        close_dirs(settings)?;
         let root = settings.root.join("snapshots");
         let snapshots = Snapshots::open(&root).context("failed to open the root file systems")?;
         let images = Images::open(image_options(settings), snapshots.clone())
@@ -100,6 +101,24 @@ impl Daemon {
         );
         Ok(Self { is_new_boot, images, pods, network, server, streaming })
     }
+}
+
+/// What is below the root and below the state directory, and nobody else's business.
+const CLOSED: [&str; 6] = ["images", "snapshots", "sandboxes", "containers", "volumes", "pods"];
+
+/// Closes our directories to others. The root and the state directory themselves are what the
+/// administrator says, and are made closed.
+fn close_dirs(settings: &Config) -> anyhow::Result<()> {
+    for dir in [&settings.root, &settings.state] {
+        for name in CLOSED {
+            let dir = dir.join(name);
+            let closed = state::close_dir(&dir);
+            if closed.with_context(|| format!("failed to close {} to others", dir.display()))? {
+                tracing::warn!(directory = %dir.display(), "it was open to others, and is closed");
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Remembers below the root, which outlives the machine's restart, for which boot it was

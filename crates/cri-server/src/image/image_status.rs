@@ -45,7 +45,7 @@ impl Server {
 }
 
 /// How far the pulls of the image are, as `corten pull` shows it.
-fn progress(pulls: &[images::PullProgress]) -> serde_json::Value {
+pub(crate) fn progress(pulls: &[images::PullProgress]) -> serde_json::Value {
     let one = |pull: &images::PullProgress| {
         serde_json::json!({
             "reference": pull.reference,

@@ -6,3 +6,5 @@ mod list_images;
 mod pull_image;
 mod remove_image;
 mod stream_images;
+
+pub(crate) use image_status::progress;

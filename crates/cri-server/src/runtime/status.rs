@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use cri_proto::v1;
 use tonic::Status;
 
-use crate::service::Server;
+use crate::{image::progress, service::Server};
 
 impl Server {
     /// Never waits for a pod, a plugin or a disk: the kubelet asks every five seconds.
@@ -30,6 +30,7 @@ impl Server {
             info.insert("config".to_owned(), self.info.config.to_string());
             info.insert("network".to_owned(), network.config.to_string());
             info.insert("events".to_owned(), events(&self.pods).to_string());
+            info.insert("images".to_owned(), self.image_figures().to_string());
             if let Err(why) = &user_namespaces {
                 info.insert("userNamespaces".to_owned(), serde_json::json!(why).to_string());
             }
@@ -47,6 +48,15 @@ impl Server {
         })
     }
 
+    /// What the image service has done, and what it does.
+    fn image_figures(&self) -> serde_json::Value {
+        let counted = self.images.counters().named().into_iter();
+        let mut figures: serde_json::Map<String, serde_json::Value> =
+            counted.map(|(name, value)| (camel_case(name), value.into())).collect();
+        figures.insert("pulls".to_owned(), progress(&self.images.pulls()));
+        figures.into()
+    }
+
     /// Whether pods can be made: not while those of the last daemon are taken up, and not where
     /// the daemon cannot write down what it does.
     async fn runtime_condition(&self) -> v1::RuntimeCondition {
@@ -62,6 +72,16 @@ impl Server {
             message,
         }
     }
+}
+
+/// A name as JSON has it.
+fn camel_case(name: &str) -> String {
+    let mut words = name.split('_');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |text, word| {
+        let (initial, rest) = word.split_at_checked(1).unwrap_or((word, ""));
+        text + &initial.to_ascii_uppercase() + rest
+    })
 }
 
 /// How events are listened to.

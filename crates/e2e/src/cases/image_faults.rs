@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use cri_client::Code;
 use serde_json::{Value, json};
 use testing::image::digest;
-use testing::{Answer, Liar};
+use testing::{Answer, Held, Liar};
 
 use crate::case;
 use crate::case::Case;
@@ -33,18 +33,30 @@ const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
 /// An image as it is served, to be spoilt before it is.
-struct Served {
+pub(super) struct Served {
     layer: Vec<u8>,
     diff_id: String,
+    kind: String,
     liar: Liar,
 }
 
 impl Served {
-    fn new(layer: Vec<u8>) -> Result<Self> {
-        Ok(Self { diff_id: digest(&layer), layer, liar: Liar::start()? })
+    pub(super) fn new(layer: Vec<u8>) -> Result<Self> {
+        let (diff_id, kind) = (digest(&layer), LAYER.to_owned());
+        Ok(Self { diff_id, layer, kind, liar: Liar::start()? })
     }
 
-    fn name(&self) -> String {
+    /// One whose layer is compressed; what it should unpack to is not known.
+    pub(super) fn compressed(layer: Vec<u8>) -> Result<Self> {
+        Ok(Self { kind: format!("{LAYER}+gzip"), ..Self::new(layer)? })
+    }
+
+    /// Its layer does not come until this is dropped.
+    pub(super) fn hold_layer(&self) -> Held {
+        self.liar.hold(&format!("/v2/lies/blobs/{}", digest(&self.layer)))
+    }
+
+    pub(super) fn name(&self) -> String {
         format!("{}/lies:1", self.liar.address())
     }
 
@@ -63,13 +75,13 @@ impl Served {
         let config = descriptor("application/vnd.oci.image.config.v1+json", &self.config());
         let manifest = json!({
             "schemaVersion": 2, "mediaType": MANIFEST, "config": config,
-            "layers": [descriptor(LAYER, &self.layer)],
+            "layers": [descriptor(&self.kind, &self.layer)],
         });
         manifest.to_string().into_bytes()
     }
 
     /// Serves everything as it should be.
-    fn serve(&self) {
+    pub(super) fn serve(&self) {
         let manifest = self.manifest();
         self.say_manifest("1", Answer::ok(MANIFEST, &manifest));
         self.say_manifest(&digest(&manifest), Answer::ok(MANIFEST, &manifest));
@@ -96,7 +108,7 @@ impl Served {
 }
 
 /// A layer that no other case has: verified content is shared by its digest.
-fn archive(c: &Context) -> Result<Vec<u8>> {
+pub(super) fn archive(c: &Context) -> Result<Vec<u8>> {
     let mut layer = testing::image::LayerBuilder::new();
     layer.file("a/file", 0o644, c.directory()?.as_os_str().as_encoded_bytes())?;
     layer.finish()

@@ -8,6 +8,9 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use testing::program;
 
+/// The unit of the file systems.
+const BLOCK: usize = 4096;
+
 /// The least that btrfs takes.
 const BTRFS_BYTES: u64 = 256 << 20;
 
@@ -119,6 +122,19 @@ impl Disk {
         Ok(())
     }
 
+    /// Leaves so many blocks.
+    ///
+    /// # Errors
+    /// If it does not become full.
+    pub fn fill_but(&self, blocks: u64) -> Result<()> {
+        // Both exist before it is full: giving room back must need none.
+        fs::create_dir_all(self.filler())?;
+        let rest = self.filler().join("rest");
+        fs::write(&rest, vec![0; usize::try_from(blocks)? * BLOCK])?;
+        self.fill(Lack::Space)?;
+        Ok(fs::remove_file(rest)?)
+    }
+
     /// Removes what filled it.
     ///
     /// # Errors
@@ -135,7 +151,7 @@ impl Disk {
 /// Gives the error that ends it.
 fn fill_file(path: &Path) -> Result<std::io::Error> {
     let mut file = fs::File::create(path)?;
-    let block = [0_u8; 4096];
+    let block = [0_u8; BLOCK];
     loop {
         if let Err(error) = file.write_all(&block) {
             return Ok(error);

@@ -21,6 +21,7 @@ use crate::runtime::Runtime;
 pub(super) const CASES: &[Case] = &[
     case!("disk.full_pull_is_refused_and_leaves_nothing", pull).alone().ours(),
     case!("disk.full_pods_can_be_stopped_and_removed", pods).alone().ours(),
+    case!("disk.nearly_full_every_step_is_undone", sweep).alone().ours(),
     case!("disk.without_inodes_pods_can_be_stopped_and_removed", without_inodes).alone().ours(),
     case!("disk.over_its_quota_pods_can_be_stopped_and_removed", over_quota).alone().ours(),
     case!("disk.full_what_was_stopped_stays_so_after_a_kill", journalled).alone().ours(),
@@ -129,6 +130,48 @@ async fn stopped_and_removed(
     small.sh(&id, "true").await?;
     small.clean_up().await?;
     before.with_scope(runtime.audit_scope()).audit()
+}
+
+/// How much room there is, in blocks: none, and a little more each time, until all of a pod's life
+/// has room.
+const ROOM: std::ops::Range<u64> = 0..40;
+
+/// A disk that becomes full at any step of making a pod and a container: the step is refused, what
+/// was made is undone, and what could be made can be stopped and removed.
+async fn sweep(c: &Context) -> Result<()> {
+    let (runtime, disk) = on_a_disk(c, in_memory).await?;
+    let small = Context::new(Arc::clone(&runtime), "disk");
+    small.pull(BUSYBOX).await?;
+    small.plain_pod().await?;
+    small.clean_up().await?;
+    let before = Snapshot::take(&runtime.audit_scope())?;
+    let mut reached = [0; 4];
+    for blocks in ROOM {
+        disk.fill_but(blocks)?;
+        let step = match life(&small).await {
+            Ok(()) => 3,
+            Err((step, error)) => {
+                is_for_want(Lack::Space, Err::<(), _>(error))?;
+                step
+            }
+        };
+        reached[step] += 1;
+        small.clean_up().await?;
+        disk.relieve()?;
+        before.with_scope(runtime.audit_scope()).audit()?;
+    }
+    let [pod, container, start, all] = reached;
+    c.figure(&format!("full at the pod {pod}, at the container {container}, at the start {start}"));
+    ensure!(pod > 0 && all > 0 && pod + all < 40, "it was full at one step only: {reached:?}");
+    Ok(())
+}
+
+/// Makes a pod and a container and starts it. Tells at which step it was refused.
+async fn life(small: &Context) -> std::result::Result<(), (usize, anyhow::Error)> {
+    let pod = small.plain_pod().await.map_err(|error| (0, error))?;
+    let id = small.create(&pod, &small.waiting()).await.map_err(|error| (1, error))?;
+    small.start(&id).await.map_err(|error| (2, error))?;
+    small.stop(&id, 10).await.map_err(|error| (3, error))
 }
 
 /// Some file systems give blocks back only when they next write a transaction.

@@ -26,6 +26,7 @@ use crate::runtime::Runtime;
 pub(super) const CASES: &[Case] = &[
     case!("disk.read_only_is_told_and_heals", read_only).alone().ours(),
     case!("disk.with_an_error_is_told", with_an_error).alone().ours(),
+    case!("disk.sync_error_fails_the_call", sync_error).alone().ours(),
     case!("disk.slow_holds_no_answer_up", slow).alone().ours(),
     case!("disk.slow_for_long_holds_no_answer_up", slow_for_long).ours().long(),
 ];
@@ -168,7 +169,7 @@ const ANSWER: Duration = Duration::from_millis(100);
 /// Between two rounds of questions.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// A program that holds up the daemon's calls to the kernel.
+/// A program that holds up the daemon's calls to the kernel, or has them fail.
 struct Slow {
     strace: Program,
     seen: PathBuf,
@@ -176,11 +177,15 @@ struct Slow {
 
 impl Slow {
     /// Holds these calls up from now on.
-    fn attach(ground: &Ground, pid: u32, calls: &str, time: Duration) -> Result<Self> {
+    fn delay(ground: &Ground, pid: u32, calls: &str, time: Duration) -> Result<Self> {
+        Self::attach(ground, pid, calls, &format!("delay_enter={}", time.as_micros()))
+    }
+
+    fn attach(ground: &Ground, pid: u32, calls: &str, what: &str) -> Result<Self> {
         let seen = ground.path().join("slow");
         let mut command = Command::new("strace");
         command.args(["-f", "-qq", "-e", &format!("trace={calls}")]);
-        command.args(["-e", &format!("inject={calls}:delay_enter={}", time.as_micros())]);
+        command.args(["-e", &format!("inject={calls}:{what}")]);
         command.arg("-o").arg(&seen).args(["-p", &pid.to_string()]);
         let mut strace = Program::start(&mut command, &ground.log("strace"))?;
         strace.until(Duration::from_secs(30), "strace to have every thread", || {
@@ -191,8 +196,13 @@ impl Slow {
 
     /// How many calls were held up.
     fn held_up(&self) -> usize {
+        self.marked("(DELAYED)")
+    }
+
+    /// How many calls have such a mark.
+    fn marked(&self, mark: &str) -> usize {
         let seen = fs::read_to_string(&self.seen).unwrap_or_default();
-        seen.lines().filter(|line| line.ends_with("(DELAYED)")).count()
+        seen.lines().filter(|line| line.ends_with(mark)).count()
     }
 
     /// What the daemon calls from here on is as quick as the disk.
@@ -203,6 +213,39 @@ impl Slow {
             Ok((!is_traced(pid)?).then_some(()))
         })
     }
+}
+
+/// A disk that does not say that it has what was written. What must be on it is refused, and not
+/// tried again as if the second sync told of the first; what need not be goes on.
+async fn sync_error(c: &Context) -> Result<()> {
+    let place = Place::new(c).await?;
+    let small = &place.small;
+    let before = Snapshot::take(&place.runtime.audit_scope())?;
+    let (_, running) = small.waiting_container().await?;
+    let pid = place.runtime.with_daemon(|daemon| daemon.pid())?;
+    let calls = "fsync,fdatasync,syncfs";
+    let broken = Slow::attach(&place.runtime.ground, pid, calls, "error=EIO")?;
+    let name = "docker.io/e2e/layered:1";
+    let error = refusal(small.pull(name).await)?.to_string();
+    ensure!(error.contains("Input/output error") && !error.contains('\n'), "{error}");
+    ensure!(small.image(name).await?.is_none(), "the image is there");
+    let pulled = broken.marked("(INJECTED)");
+    ensure!(pulled > 0, "no sync was made");
+    // A pod is made where nothing of it must outlive a power cut, or refused with the cause.
+    match small.waiting_container().await {
+        Ok((_, id)) => equal("what was made", small.sh(&id, "echo it runs").await?, "it runs")?,
+        Err(error) => ensure!(error.to_string().contains("Input/output error"), "{error}"),
+    }
+    equal("what runs", small.sh(&running, "echo it runs").await?, "it runs")?;
+    small.stop(&running, 10).await?;
+    let stopped = small.status(&running).await?;
+    equal("the stopped one", stopped.state(), ContainerState::ContainerExited)?;
+    broken.detach(pid)?;
+    small.pull(name).await?;
+    let checked = place.runtime.images.images(None).await?.len();
+    equal("the images", checked, 2)?;
+    small.clean_up().await?;
+    before.with_scope(place.runtime.audit_scope()).audit()
 }
 
 /// Whether all threads of a process are traced.
@@ -233,7 +276,7 @@ async fn on_a_slow_disk(c: &Context, delays: Delays) -> Result<()> {
     let pid = place.runtime.with_daemon(|daemon| daemon.pid())?;
 
     let ground = &place.runtime.ground;
-    let slow = Slow::attach(ground, pid, "fsync,fdatasync,syncfs", delays.sync)?;
+    let slow = Slow::delay(ground, pid, "fsync,fdatasync,syncfs", delays.sync)?;
     let name = "docker.io/e2e/layered:1";
     let work = async {
         let pulled = Box::pin(small.pull(name));
@@ -247,7 +290,7 @@ async fn on_a_slow_disk(c: &Context, delays: Delays) -> Result<()> {
     slow.detach(pid)?;
     small.sh(&other, "true").await?;
 
-    let slow = Slow::attach(ground, pid, "umount2", delays.unmount)?;
+    let slow = Slow::delay(ground, pid, "umount2", delays.unmount)?;
     let work = async {
         converges("the stop", || small.stop_pod(&pod.id)).await?;
         converges("the removal", || small.remove_pod(&pod.id)).await

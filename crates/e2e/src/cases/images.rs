@@ -185,6 +185,9 @@ async fn list_follows(c: &Context) -> Result<()> {
 async fn moved_tag(c: &Context) -> Result<()> {
     let name = "docker.io/e2e/moving:1";
     let old = c.pull(name).await?;
+    let pod = c.plain_pod().await?;
+    let container = c.run(&pod, &config_named(c, name)).await?;
+    let of_old = c.status(&container).await?.image_ref;
     let catalog = &c.runtime.catalog;
     let other = catalog.busybox.with("Labels", serde_json::json!({ "of": "moved" }));
     let mut layout = testing::image::Layout::new(&c.directory()?)?;
@@ -195,9 +198,25 @@ async fn moved_tag(c: &Context) -> Result<()> {
     equal("the image", c.present(name).await?.id, new)?;
     let left = c.present(&old).await?;
     ensure!(left.repo_tags.is_empty(), "the old image has tags: {:?}", left.repo_tags);
+    // What was made of it is still of it; what is made under the name now is of the new one.
+    equal("the container's image", &c.status(&container).await?.image_ref, &of_old)?;
+    let another = c.run(&pod, &config_named(c, name)).await?;
+    let of_new = c.status(&another).await?.image_ref;
+    ensure!(of_new != of_old, "a new container is of the old image");
+    c.sh(&container, "true").await?;
+    for id in [&container, &another] {
+        c.stop(id, 0).await?;
+        c.remove(id).await?;
+    }
     c.remove_image(&old).await?;
     c.present(name).await?;
     c.remove_image(name).await
+}
+
+fn config_named(c: &Context, image: &str) -> cri_proto::v1::ContainerConfig {
+    let mut config = c.waiting();
+    config.image = Some(image_spec(image));
+    config
 }
 
 async fn one_id(c: &Context) -> Result<()> {

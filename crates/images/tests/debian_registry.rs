@@ -85,6 +85,12 @@ fn start_with_tls(ground: &Ground, dir: &Path, clients: bool) -> (Program, Socke
         .arg(&key)
         .arg("-out")
         .arg(&certificate));
+    serve_with_tls(ground, dir, clients)
+}
+
+/// The same with the certificate that lies there.
+fn serve_with_tls(ground: &Ground, dir: &Path, clients: bool) -> (Program, SocketAddr) {
+    let (key, certificate) = (dir.join("key.pem"), dir.join("ca.pem"));
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let text = format!(
         "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
@@ -136,6 +142,41 @@ async fn certificates_are_checked_as_configured() {
             }
         }
     }
+}
+
+/// A certificate that was good until some years ago.
+fn make_expired(dir: &Path) {
+    fs::create_dir_all(dir.join("new")).unwrap();
+    fs::write(dir.join("index.txt"), "").unwrap();
+    let config = "[ca]\ndefault_ca = own\n[own]\ndir = .\ndatabase = index.txt\nserial = serial\n\
+                  new_certs_dir = new\ndefault_md = sha256\npolicy = any\nx509_extensions = names\n\
+                  rand_serial = yes\n[any]\ncommonName = supplied\n\
+                  [names]\nsubjectAltName = IP:127.0.0.1\nbasicConstraints = critical,CA:FALSE\n";
+    fs::write(dir.join("ca.cnf"), config).unwrap();
+    run(Command::new("openssl")
+        .current_dir(dir)
+        .args(["req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
+        .args(["-nodes", "-subj", "/CN=test", "-keyout", "key.pem", "-out", "request.pem"]));
+    run(Command::new("openssl")
+        .current_dir(dir)
+        .args(["ca", "-batch", "-config", "ca.cnf", "-selfsign", "-keyfile", "key.pem"])
+        .args(["-startdate", "20200101000000Z", "-enddate", "20200102000000Z", "-notext"])
+        .args(["-in", "request.pem", "-out", "ca.pem"]));
+}
+
+#[tokio::test]
+async fn a_certificate_that_has_expired_is_named() {
+    let (ground, work) = (Ground::new().unwrap(), tempfile::tempdir().unwrap());
+    make_expired(work.path());
+    let (_program, address) = serve_with_tls(&ground, work.path(), false);
+    let bed = Bed::new();
+    let ca = work.path().join("ca.pem");
+    let text = format!("server = \"https://{address}\"\nca = \"{}\"\n", ca.display());
+    bed.hosts("tls.example", &text);
+    let error = bed.images.pull("tls.example/app:1", None).await.unwrap_err();
+    assert_eq!(error.kind(), PullErrorKind::RegistryUnavailable, "{error}");
+    let text = error.to_string();
+    assert!(text.contains("expired") && text.contains(&address.to_string()), "{text}");
 }
 
 /// Who has no certificate does not get in; how it is named is hosts.toml's or Docker's way.

@@ -120,6 +120,118 @@ async fn what_is_no_image_is_refused() {
     assert!(fake.asked().len() < 30, "{}", fake.asked().len());
 }
 
+/// What the manifest says of a length counts, whether the registry says the same, nothing, or
+/// does not stop; and its own word for a digest counts for nothing.
+#[tokio::test]
+async fn lengths_and_digests_that_are_not_told_or_wrong_do_not_matter() {
+    let image = Made::new(&[Layer::file("f", "1")]);
+    let other = made::digest(b"other");
+    let fake = Fake::new();
+    fake.push("a", "latest", &image);
+    for (path, kind, body) in fake_paths(&image) {
+        let reply = Reply::ok(&kind, &body).untold().with("Docker-Content-Digest", &other);
+        fake.say(&path, reply);
+    }
+    let bed = Bed::new();
+    let pulled = bed.images.pull(&fake.name("a"), None).await.unwrap();
+    assert_eq!(pulled.repo_digests, [fake.name(&format!("a@{}", image.digest()))]);
+    assert_eq!(bed.text(&pulled, "f").as_deref(), Some("1"));
+
+    let stored = &image.layers[0].stored;
+    let endless = [&stored[..], &vec![0; 64 << 20]].concat();
+    let path = format!("/v2/a/blobs/{}", made::digest(stored));
+    let config = format!("/v2/a/blobs/{}", image.id());
+    for (path, body, kind, words) in [
+        (path, endless.clone(), Kind::Mismatch, "size"),
+        (config, [&image.config[..], &endless].concat(), Kind::Exhausted, "limit"),
+    ] {
+        let (fake, bed) = (Fake::new(), Bed::new());
+        fake.push("a", "latest", &image);
+        fake.say(&path, Reply::ok("application/octet-stream", &body).untold());
+        fails(&bed, &fake.name("a"), kind, words).await;
+        assert!(bed.images.counters().layer_bytes_fetched < 1 << 20);
+    }
+}
+
+/// Where an image's parts are, and what they are.
+fn fake_paths(image: &Made) -> Vec<(String, String, Vec<u8>)> {
+    let blobs = image.blobs.iter().map(|(digest, bytes)| {
+        (format!("/v2/a/blobs/{digest}"), "application/octet-stream".to_owned(), bytes.clone())
+    });
+    let manifest = ["latest", &image.digest()].map(|name| {
+        (format!("/v2/a/manifests/{name}"), image.manifest_kind.clone(), image.manifest.clone())
+    });
+    blobs.chain(manifest).collect()
+}
+
+/// A digest is no path, and one that is none is not asked for.
+#[tokio::test]
+async fn bad_digests_in_documents_are_refused_unasked() {
+    let image = Made::new(&[Layer::file("f", "1")]);
+    let text = String::from_utf8(image.manifest.clone()).unwrap();
+    let (config, layer) = (image.id(), made::digest(&image.layers[0].stored));
+    for bad in [
+        "",
+        "sha256:",
+        "sha256:../../../../etc/passwd",
+        "../../../etc/passwd",
+        &format!("sha256:{}", "A".repeat(64)),
+        &format!("sha256:{}", "a".repeat(63)),
+        &format!("sha256:{}\\u0000", "a".repeat(64)),
+        &format!("md5:{}", "a".repeat(32)),
+    ] {
+        let (fake, bed) = (Fake::new(), Bed::new());
+        fake.push("a", "latest", &image);
+        for digest in [&config, &layer] {
+            fake.manifest("a", "latest", OCI_MANIFEST, text.replace(digest, bad).as_bytes());
+            fails(&bed, &fake.name("a"), Kind::InvalidImage, "not a manifest").await;
+        }
+        let index = String::from_utf8(made::index(&[image.entry("amd64")])).unwrap();
+        let index = index.replace(&image.digest(), bad);
+        fake.manifest("a", "latest", OCI_INDEX, index.as_bytes());
+        fails(&bed, &fake.name("a"), Kind::InvalidImage, "").await;
+        assert_eq!(fake.asked().len(), 3, "{bad}: {:?}", fake.asked());
+    }
+}
+
+/// Indexes of indexes of indexes, each with many entries, and one that leads to itself: the way to
+/// one image is short, however often a client asks for it.
+#[tokio::test]
+async fn graphs_of_indexes_cost_little() {
+    let (fake, bed) = (Fake::new(), Bed::new());
+    let leaf = Made::new(&[Layer::file("f", "1")]);
+    fake.push("a", "leaf", &leaf);
+    let entry = |index: &[u8], os: &str| {
+        serde_json::json!({
+            "mediaType": OCI_INDEX, "digest": made::digest(index), "size": index.len(),
+            "platform": { "os": os, "architecture": "amd64" },
+        })
+    };
+    let mut fan = made::index(&vec![leaf.entry("amd64"); 16]);
+    for _ in 0..5 {
+        fake.manifest("a", &made::digest(&fan), OCI_INDEX, &fan);
+        fan = made::index(&vec![entry(&fan, "linux"); 16]);
+    }
+    fake.manifest("a", "fan", OCI_INDEX, &fan);
+    // No index has its own digest in it, but a registry can say so.
+    let wanted = made::digest(b"itself");
+    let itself = serde_json::json!({
+        "mediaType": OCI_INDEX, "digest": wanted, "size": 1,
+        "platform": { "os": "linux", "architecture": "amd64" },
+    });
+    let itself = made::index(&[itself]);
+    for name in ["self", &wanted] {
+        fake.manifest("a", name, OCI_INDEX, &itself);
+    }
+    let begun = std::time::Instant::now();
+    for _ in 0..20 {
+        fails(&bed, &fake.name("a:fan"), Kind::Exhausted, "depth").await;
+        fails(&bed, &fake.name("a:self"), Kind::Mismatch, "size").await;
+    }
+    assert!(fake.asked().len() <= 20 * 6, "{}", fake.asked().len());
+    assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
+}
+
 #[tokio::test]
 async fn bombs_are_stopped() {
     let bomb = Layer::gzip(&tar(&[("zeros", &vec![0; 3 << 20])]));

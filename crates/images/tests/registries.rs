@@ -162,6 +162,45 @@ async fn proxies_come_from_the_environment() {
     let before = proxy.asked().len();
     assert!(!run("registry.invalid").status.success());
     assert_eq!(proxy.asked().len(), before);
+    // A proxy that is dead is a registry that is not there.
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let dead = std::process::Command::new(&program)
+        .args(["--exact", "behind_a_proxy", "--ignored", "--nocapture"])
+        .env("http_proxy", format!("http://{free}"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&dead.stderr).into_owned();
+    assert!(!dead.status.success() && said.contains("RegistryUnavailable"), "{said}");
+    assert!(said.contains("registry.invalid") && said.contains("refused"), "{said}");
+}
+
+/// A host that does not take connections costs its own time, and no more.
+#[tokio::test]
+async fn each_host_has_its_own_time_to_be_dialled() {
+    use rustix::net::{AddressFamily, SocketType, bind, listen, socket};
+    // A queue of connections that is full: whoever comes after gets no answer.
+    let full = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&full, &std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listen(&full, 0).unwrap();
+    let full = TcpListener::from(full);
+    let at = full.local_addr().unwrap();
+    let _waiting: Vec<_> = (0..4)
+        .map(|_| std::net::TcpStream::connect_timeout(&at, Duration::from_millis(200)))
+        .collect();
+    for (settings, least, most) in [("200ms", 150, 8000), ("1s", 900, 15_000)] {
+        let bed = Bed::with(|options| options.network.attempts = 1);
+        bed.hosts(
+            "up.example",
+            &format!("server = \"http://{at}\"\ndial_timeout = \"{settings}\"\n"),
+        );
+        let begun = Instant::now();
+        let error = bed.images.pull("up.example/a", None).await.unwrap_err();
+        let took = begun.elapsed();
+        assert_eq!(error.kind(), Kind::RegistryUnavailable, "{error}");
+        assert!(error.to_string().contains(&at.to_string()), "{error}");
+        let range = Duration::from_millis(least)..Duration::from_millis(most);
+        assert!(range.contains(&took), "{settings}: {took:?}");
+    }
 }
 
 #[tokio::test]

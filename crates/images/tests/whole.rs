@@ -89,6 +89,78 @@ async fn after_a_power_cut_only_whole_images_are_there() {
     assert_eq!(bed.images.verify().unwrap(), 0);
 }
 
+/// Where the store keeps what it knows of images and layers.
+const KEPT: [&str; 4] =
+    ["images/records", "images/documents", "snapshots/seals", "snapshots/splits"];
+
+/// What can become of a file.
+fn damages(path: &Path) -> Vec<Box<dyn Fn()>> {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    let (path, bytes) = (path.to_owned(), std::fs::read(path).unwrap());
+    let mut all: Vec<Box<dyn Fn()>> = Vec::new();
+    // The records' own tests do this at every length and byte.
+    let step = (bytes.len() / 5).max(1);
+    for at in (0..bytes.len()).step_by(step) {
+        let (to, cut) = (path.clone(), bytes[..at].to_vec());
+        all.push(Box::new(move || std::fs::write(&to, &cut).unwrap()));
+        let (to, mut flipped) = (path.clone(), bytes.clone());
+        flipped[at] ^= 0x20;
+        all.push(Box::new(move || std::fs::write(&to, &flipped).unwrap()));
+    }
+    let replace = |with: fn(&Path)| -> Box<dyn Fn()> {
+        let to = path.clone();
+        Box::new(move || {
+            std::fs::remove_file(&to).unwrap();
+            with(&to);
+        })
+    };
+    all.push(replace(|_| {}));
+    all.push(replace(|to| std::fs::create_dir(to).unwrap()));
+    all.push(replace(|to| std::os::unix::fs::symlink("/etc/passwd", to).unwrap()));
+    all.push(replace(|to| std::os::unix::fs::symlink("/dev/zero", to).unwrap()));
+    all.push(replace(|to| mknodat(CWD, to, FileType::Fifo, Mode::RUSR, 0).unwrap()));
+    all.push(replace(|to| std::fs::File::create(to).unwrap().set_len(1 << 30).unwrap()));
+    all
+}
+
+/// Whatever becomes of what is known of an image: the store opens, soon, what it lists is whole,
+/// and a pull heals it.
+#[tokio::test]
+async fn whatever_becomes_of_a_record_a_pull_heals_it() {
+    let fake = Fake::new();
+    let mut bed = Bed::new();
+    let image = image("1");
+    fake.push("a", "latest", &image);
+    let name = fake.name("a");
+    bed.images.pull(&name, None).await.unwrap();
+    let mut tried = 0;
+    for place in KEPT {
+        let dir = bed.dir.path().join(place);
+        let files: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path()).collect();
+        assert!(!files.is_empty(), "{place}");
+        for file in files {
+            for damage in damages(&file) {
+                damage();
+                let begun = std::time::Instant::now();
+                bed = bed.again();
+                assert!(begun.elapsed() < Duration::from_secs(5), "{place}");
+                for listed in bed.images.list() {
+                    assert_eq!(bed.text(&listed, "own").as_deref(), Some("1"), "{place}");
+                }
+                let pulled = bed.images.pull(&name, None).await.unwrap();
+                assert_eq!(bed.text(&pulled, "own").as_deref(), Some("1"), "{place}");
+                bed.assert_tidy();
+                tried += 1;
+                // The next one damages what is whole.
+                bed.images.remove(&name).await.unwrap();
+                bed.images.pull(&name, None).await.unwrap();
+                assert!(file.is_file(), "{} is not written anew", file.display());
+            }
+        }
+    }
+    assert!(tried > 80, "{tried}");
+}
+
 #[tokio::test]
 async fn fsck_finds_tells_and_repairs() {
     let fake = Fake::new();

@@ -83,7 +83,7 @@ fn a_parallel_unpack_through_links_stays_inside() {
     let root = fs::File::open(place.root()).unwrap();
     std::thread::scope(|scope| {
         let flip = scope.spawn(|| {
-            for round in 0..200 {
+            for round in 0..1000 {
                 let tar = match round % 2 {
                     0 => Tar::new().symlink("d", canary.to_str().unwrap()),
                     _ => Tar::new().dir("d"),

@@ -194,7 +194,14 @@ impl Store {
         if durability == Durability::PowerCut {
             file.sync_data()?;
         }
-        fs::rename(aside, path)?;
+        match fs::rename(aside, path) {
+            // Somebody has put a directory there.
+            Err(e) if e.kind() == io::ErrorKind::IsADirectory => {
+                fs::remove_dir_all(path)?;
+                fs::rename(aside, path)?;
+            }
+            other => other?,
+        }
         if durability == Durability::PowerCut {
             File::open(&self.dir)?.sync_all()?;
         }
@@ -421,6 +428,14 @@ mod tests {
             0,
         )
         .unwrap();
+        // Each is replaced by a record as if it were one.
+        for name in ["dir", "link"] {
+            s.put(name, &"again", Durability::Process).unwrap();
+            assert_eq!(s.get::<String>(name).unwrap().as_deref(), Some("again"));
+            s.remove(name).unwrap();
+        }
+        fs::create_dir(dir.path().join("dir")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", dir.path().join("link")).unwrap();
         let damaged: Vec<_> = s
             .load_all::<String>()
             .unwrap()

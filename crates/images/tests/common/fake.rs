@@ -39,6 +39,8 @@ pub struct Reply {
     pub cut: Option<usize>,
     /// How long each byte takes.
     pub drip: Option<Duration>,
+    /// The length is not told: the connection's end is the body's.
+    pub untold: bool,
 }
 
 impl Reply {
@@ -47,7 +49,7 @@ impl Reply {
     }
 
     pub fn status(status: u16) -> Self {
-        Self { status, headers: Vec::new(), body: Vec::new(), cut: None, drip: None }
+        Self { status, headers: Vec::new(), body: Vec::new(), cut: None, drip: None, untold: false }
     }
 
     pub fn with(mut self, name: &str, value: &str) -> Self {
@@ -62,6 +64,11 @@ impl Reply {
 
     pub fn drip(mut self, each: Duration) -> Self {
         self.drip = Some(each);
+        self
+    }
+
+    pub fn untold(mut self) -> Self {
+        self.untold = true;
         self
     }
 
@@ -221,8 +228,11 @@ fn read(reader: &mut BufReader<TcpStream>) -> Option<Asked> {
 }
 
 fn write(mut stream: &TcpStream, reply: &Reply) -> Option<()> {
-    let mut head =
-        format!("HTTP/1.1 {} x\r\nContent-Length: {}\r\n", reply.status, reply.body.len());
+    let mut head = format!("HTTP/1.1 {} x\r\n", reply.status);
+    head.push_str(&match reply.untold {
+        true => "Connection: close\r\n".to_owned(),
+        false => format!("Content-Length: {}\r\n", reply.body.len()),
+    });
     for (name, value) in &reply.headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
@@ -237,7 +247,7 @@ fn write(mut stream: &TcpStream, reply: &Reply) -> Option<()> {
         return Some(());
     }
     stream.write_all(&reply.body[..end.min(reply.body.len())]).ok()?;
-    if reply.cut.is_some() {
+    if reply.cut.is_some() || reply.untold {
         let _ = stream.shutdown(std::net::Shutdown::Both);
         return None;
     }

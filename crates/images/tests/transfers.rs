@@ -264,24 +264,39 @@ async fn a_pull_that_nobody_waits_for_ends_after_a_time() {
 }
 
 #[tokio::test]
-async fn one_registry_has_a_bounded_number_of_downloads() {
-    let fake = Fake::new();
-    let bed = Bed::with(|options| {
-        options.max_parallel_layers = 10;
-        options.network.max_downloads_per_registry = 2;
-    });
-    let layers: Vec<_> = (0..10).map(|n| Layer::file("f", &n.to_string())).collect();
-    fake.push("a", "latest", &Made::new(&layers));
-    let count = AtATime::default();
-    let counter = count.clone();
-    fake.first(move |asked| {
-        if asked.path.contains("/blobs/") {
-            counter.pass(Duration::from_millis(30));
+async fn downloads_are_bounded_for_each_registry_and_for_all() {
+    for (of_all, of_each) in [(16, 2), (3, 10)] {
+        let bed = Bed::with(|options| {
+            options.max_parallel_layers = 10;
+            options.network.max_downloads = of_all;
+            options.network.max_downloads_per_registry = of_each;
+        });
+        let at_all = AtATime::default();
+        let mut pulls = tokio::task::JoinSet::new();
+        let mut counts = Vec::new();
+        for registry in 0..2 {
+            let fake = Fake::new();
+            let layer = |n: usize| Layer::file("f", &format!("{registry} {n}"));
+            fake.push("a", "latest", &Made::new(&(0..10).map(layer).collect::<Vec<_>>()));
+            let (here, all) = (AtATime::default(), at_all.clone());
+            counts.push(here.clone());
+            fake.first(move |asked| {
+                if asked.path.contains("/blobs/") {
+                    let _here = here.enter();
+                    all.pass(Duration::from_millis(30));
+                }
+                None
+            });
+            let (images, name) = (bed.images.clone(), fake.name("a"));
+            pulls.spawn(async move { images.pull(&name, None).await.map(drop) });
         }
-        None
-    });
-    bed.images.pull(&fake.name("a"), None).await.unwrap();
-    assert_eq!(count.most(), 2);
+        while let Some(pulled) = pulls.join_next().await {
+            pulled.unwrap().unwrap();
+        }
+        let each: Vec<_> = counts.iter().map(AtATime::most).collect();
+        assert!(each.iter().all(|most| *most <= of_each), "{of_each}: {each:?}");
+        assert_eq!(at_all.most(), of_all.min(2 * of_each), "{each:?}");
+    }
 }
 
 #[tokio::test]

@@ -64,8 +64,9 @@ impl Python {
                 let (above, below) = (format!("{name}/"), |other: &String| format!("{other}/"));
                 let size = size.parse().ok();
                 files.retain(|other: &String, _| {
-                    !name.starts_with(&below(other))
-                        && !(size.is_some() && other.starts_with(&above))
+                    let is_above = name.starts_with(&below(other));
+                    let is_below = size.is_some() && other.starts_with(&above);
+                    !is_above && !is_below
                 });
                 match size {
                     Some(size) => files.insert(name, size),

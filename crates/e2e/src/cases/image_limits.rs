@@ -3,14 +3,14 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use cri_client::Code;
 use cri_proto::v1::{ImageStatusRequest, StatusRequest};
 use serde_json::Value;
-use testing::program;
+use testing::program::{self, Program};
 
 use super::image_faults::{Served, archive};
 use crate::case;
@@ -159,6 +159,11 @@ async fn progress(c: &Context) -> Result<()> {
     let is_listed = figures["pulls"].as_array().context("no pulls")?.iter();
     ensure!(is_listed.into_iter().any(|pull| pull["reference"] == name.as_str()), "{figures}");
     ensure!(figures["pullsStarted"].as_u64() > Some(0), "{figures}");
+    let mut bars = Bars::show(c, &name)?;
+    until(limit, "the bar of a pull", || async {
+        Ok(bars.text()?.contains("layers 0/1").then_some(()))
+    })
+    .await?;
     until(limit, "a line in the log", || async {
         let log = fs::read(c.runtime.daemon_log()?)?;
         let new = log.get(usize::try_from(logged)?..).unwrap_or_default();
@@ -169,10 +174,48 @@ async fn progress(c: &Context) -> Result<()> {
     .await?;
     drop(held);
     pull.await??;
+    let said = bars.end()?;
+    for word in ["Pulling", "/s", "left", "Image is up to date for sha256:"] {
+        ensure!(said.contains(word), "no {word:?} in {said:?}");
+    }
     let request = ImageStatusRequest { image: Some(image_spec(&name)), verbose: true };
     let answer = c.runtime.images.image_status(request).await?;
     ensure!(!answer.info.contains_key("progress"), "it is still being pulled");
     c.remove_image(&name).await
+}
+
+/// `corten pull` on a terminal.
+struct Bars {
+    program: Program,
+    shown: PathBuf,
+}
+
+impl Bars {
+    fn show(c: &Context, image: &str) -> Result<Self> {
+        let (program, socket) = c.runtime.with_daemon(|daemon| {
+            Ok((daemon.program().display().to_string(), daemon.image_socket()))
+        })?;
+        let endpoint = format!("unix://{}", socket.display());
+        let pull = format!(
+            "stty cols 150; {program} --runtime-endpoint {endpoint} --image-endpoint {endpoint} pull {image}"
+        );
+        let shown = c.directory()?.join("shown");
+        // script(1) gives it a terminal of its own.
+        let mut script = std::process::Command::new("script");
+        script.args(["-q", "-e", "-f", "-c", &pull, "/dev/null"]).env("TERM", "xterm");
+        Ok(Self { program: Program::start(&mut script, &shown)?, shown })
+    }
+
+    fn text(&self) -> Result<String> {
+        Ok(String::from_utf8_lossy(&fs::read(&self.shown)?).into_owned())
+    }
+
+    fn end(&mut self) -> Result<String> {
+        let ended = self.program.wait(Duration::from_secs(30))?;
+        let text = self.text()?;
+        ensure!(ended.success(), "{ended}: {text}");
+        Ok(text)
+    }
 }
 
 fn archive_size(told: &Value) -> Result<u64> {

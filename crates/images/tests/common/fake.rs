@@ -97,16 +97,28 @@ pub struct Fake {
 #[derive(Clone, Default)]
 pub struct AtATime(Arc<Mutex<(usize, usize)>>);
 
+/// One that is being answered.
+pub struct Entered(AtATime);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.0.lock().unwrap().0 -= 1;
+    }
+}
+
 impl AtATime {
+    /// Counts until what is returned is dropped.
+    pub fn enter(&self) -> Entered {
+        let mut count = self.0.lock().unwrap();
+        count.0 += 1;
+        count.1 = count.1.max(count.0);
+        Entered(self.clone())
+    }
+
     /// Takes a while, and counts those that do.
     pub fn pass(&self, time: Duration) {
-        {
-            let mut count = self.0.lock().unwrap();
-            count.0 += 1;
-            count.1 = count.1.max(count.0);
-        }
+        let _entered = self.enter();
         thread::sleep(time);
-        self.0.lock().unwrap().0 -= 1;
     }
 
     pub fn most(&self) -> usize {

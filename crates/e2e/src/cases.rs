@@ -3,6 +3,7 @@
 use crate::case::Case;
 
 mod apparmor;
+mod attacks;
 mod builtin;
 mod cadvisor;
 mod cli;
@@ -37,6 +38,7 @@ mod pods;
 mod process_security;
 mod protocol;
 mod python;
+mod races;
 mod requests;
 mod resources;
 mod restart;
@@ -60,6 +62,7 @@ mod volumes;
 pub fn all() -> Vec<Case> {
     [
         apparmor::CASES,
+        attacks::CASES,
         builtin::CASES,
         cadvisor::CASES,
         cli_streams::CASES,
@@ -93,6 +96,7 @@ pub fn all() -> Vec<Case> {
         pods::CASES,
         process_security::CASES,
         protocol::CASES,
+        races::CASES,
         requests::CASES,
         resources::CASES,
         restart::CASES,

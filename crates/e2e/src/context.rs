@@ -77,13 +77,22 @@ impl Context {
         self.runtime.ground.make(&format!("cases/{}-{}", self.name, self.next()))
     }
 
+    /// What the case may aim at, where it is an attack: see `Canary`.
+    #[must_use]
+    pub fn canary(&self) -> std::path::PathBuf {
+        self.runtime.ground.path().join("canaries").join(self.name)
+    }
+
     /// A sandbox to ask for: private network and IPC, a PID namespace a container.
     ///
     /// # Errors
     /// If its log directory cannot be made.
     pub fn pod(&self) -> Result<PodSandboxConfig> {
         let uid = format!("{}-{}", self.name.replace(['.', '_'], "-"), self.next());
-        let logs = self.runtime.ground.make(&format!("logs/pods/{uid}"))?;
+        let logs = format!("logs/pods/{uid}");
+        // A case that is tried once more begins to count anew, and finds its first try's logs.
+        let _ = std::fs::remove_dir_all(self.runtime.ground.path().join(&logs));
+        let logs = self.runtime.ground.make(&logs)?;
         let namespaces =
             NamespaceOption { pid: NamespaceMode::Container.into(), ..NamespaceOption::default() };
         let security = LinuxSandboxSecurityContext {

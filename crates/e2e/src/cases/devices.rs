@@ -20,7 +20,7 @@ pub(super) const CASES: &[Case] = &[
     case!("cdi.device_by_field_and_by_annotation", by_field_and_annotation).ours(),
     case!("cdi.what_was_just_written_counts", refresh).ours(),
     case!("cdi.unknown_is_refused_by_name", unknown).ours(),
-    case!("cdi.hooks_run_before_the_container", hooks).alone().ours(),
+    case!("cdi.hooks_run_before_the_container", hooks).alone().attack().ours(),
     case!("cdi.late_hooks_are_for_programs", late_hooks).ours(),
 ];
 

@@ -12,7 +12,7 @@ pub(super) const CASES: &[Case] = &[
     case!("security.privileged", privileged),
     case!("security.privileged_needs_a_privileged_pod", privileged_in_plain_pod),
     case!("security.seccomp_mode_of_each_profile", seccomp_modes),
-    case!("security.seccomp_default_blocks", seccomp_blocks),
+    case!("security.seccomp_default_blocks", seccomp_blocks).attack(),
     case!("security.seccomp_is_not_for_the_privileged", seccomp_privileged),
     case!("security.seccomp_profile_of_a_file", seccomp_file),
     case!("security.seccomp_missing_file_is_refused", seccomp_missing),

@@ -23,7 +23,7 @@ pub(super) const CASES: &[Case] = &[
     case!("security.read_only_root", read_only_root),
     case!("security.masked_paths", masked),
     case!("security.read_only_paths", read_only_paths),
-    case!("security.device_nodes", devices),
+    case!("security.device_nodes", devices).attack(),
     case!("security.host_device", host_device),
 ];
 

@@ -18,6 +18,9 @@ impl Default for LayerBuilder {
     }
 }
 
+/// Always this: the same content has the same digest in each run.
+const TIME: u64 = 1_700_000_000;
+
 impl LayerBuilder {
     /// An empty layer.
     #[must_use]
@@ -91,6 +94,24 @@ impl LayerBuilder {
         Ok(self)
     }
 
+    /// Adds a character device by its numbers.
+    ///
+    /// # Errors
+    /// If the path cannot be written.
+    pub fn device(&mut self, path: &str, (major, minor): (u32, u32)) -> Result<&mut Self> {
+        self.parents(path)?;
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::Char);
+        header.set_mode(0o666);
+        header.set_size(0);
+        header.set_mtime(TIME);
+        header.set_device_major(major)?;
+        header.set_device_minor(minor)?;
+        let failed = || format!("failed to add {path} to the layer");
+        self.archive.append_data(&mut header, path, &[][..]).with_context(failed)?;
+        Ok(self)
+    }
+
     /// Adds a hard link to a file of this layer.
     ///
     /// # Errors
@@ -148,8 +169,7 @@ impl LayerBuilder {
         header.set_mode(mode);
         header.set_uid(user);
         header.set_gid(group);
-        // The same content has the same digest in each run.
-        header.set_mtime(1_700_000_000);
+        header.set_mtime(TIME);
         header.set_size(content.len() as u64);
         match target {
             Some(target) => self.archive.append_link(&mut header, path, target),

@@ -15,8 +15,8 @@ use crate::process::Preparation;
 use crate::step::{Done, During};
 use crate::user::{self, User};
 use crate::{
-    ChildFailure, ContainerLaunch, Stdio, Step, command, console, devices, hooks, limits, mounts,
-    paths, pivot, process, rootfs, spec, stdio, sysctl,
+    ChildFailure, ContainerLaunch, Stdio, Step, command, console, devices, hooks, label, limits,
+    mounts, paths, pivot, process, rootfs, spec, stdio, sysctl,
 };
 
 /// Sets the container up and executes its command; comes back only with a failure.
@@ -92,7 +92,7 @@ fn enter(launch: &ContainerLaunch<'_>, spec: &Spec, plan: &Plan) -> Done<Inside>
     let sources = Sources::open_shared(spec, &launch.bundle)?;
     namespaces::detach_mounts()?;
     namespaces::set_names(spec, plan)?;
-    let root = rootfs::mount(&launch.rootfs, &launch.rootfs_target)?;
+    let root = rootfs::mount(&launch.rootfs, &launch.rootfs_target, label::of(spec))?;
     Ok(Inside { root, sources, devices: None, proc: sysctl::fresh_proc()? })
 }
 
@@ -106,7 +106,7 @@ fn enter_user(launch: &ContainerLaunch<'_>, spec: &Spec, plan: &Plan, user: &Use
     let proc = sysctl::fresh_proc()?;
     let sources = Sources::open_privileged(spec, &launch.bundle, plan, user)?;
     let devices = devices::make_elsewhere(spec, user, target)?;
-    let root = rootfs::make_mapped(&launch.rootfs, target, user)?;
+    let root = rootfs::make_mapped(&launch.rootfs, target, user, label::of(spec))?;
     limits::raise_hard(spec::process_of(spec)?);
     // The new mount namespace's copy of it becomes the working directory there.
     rustix::process::chdir(target).during_on(Step::Rootfs, "failed to enter", target)?;
@@ -137,6 +137,5 @@ pub(crate) fn check_supported(spec: &Spec) -> Done {
     asked(linux.personality().is_some(), "linux.personality")?;
     asked(linux.memory_policy().is_some(), "linux.memoryPolicy")?;
     asked(linux.time_offsets().as_ref().is_some_and(|t| !t.is_empty()), "linux.timeOffsets")?;
-    asked(linux.net_devices().as_ref().is_some_and(|n| !n.is_empty()), "linux.netDevices")?;
-    asked(linux.mount_label().as_ref().is_some_and(|l| !l.is_empty()), "linux.mountLabel")
+    asked(linux.net_devices().as_ref().is_some_and(|n| !n.is_empty()), "linux.netDevices")
 }

@@ -21,8 +21,8 @@ use crate::channel::{Voice, Word};
 use crate::spawn::{self, ChildPid};
 use crate::step::{Done, During, reason};
 use crate::{
-    ChildFailure, LaunchError, Launching, PidNamespace, Placement, Rootfs, Stdio, Step, rootfs,
-    spec, stdio, surroundings,
+    ChildFailure, LaunchError, Launching, PidNamespace, Placement, Rootfs, Stdio, Step, label,
+    rootfs, spec, stdio, surroundings,
 };
 
 /// A program to run.
@@ -115,7 +115,8 @@ fn prepare(create: &ProgramCreate, launch: &ProgramLaunch<'_>, voice: &Voice) ->
     if is_surrounded {
         surroundings::make(create, &launch.program, &launch.stdio, &mut value, voice)?;
     } else {
-        drop(rootfs::mount(&create.rootfs, &create.rootfs_target)?);
+        let spec = spec::parse_value(&value)?;
+        drop(rootfs::mount(&create.rootfs, &create.rootfs_target, label::of(&spec))?);
     }
     refuse_links(&create.rootfs_target)?;
     if is_surrounded || create.pid_namespace.is_some() {

@@ -11,19 +11,19 @@ use sys::mount::{ATTR_RDONLY, MountAttr, Propagation};
 
 use crate::step::{Done, During};
 use crate::user::User;
-use crate::{ChildFailure, Rootfs, Step, filesystem, idmap};
+use crate::{ChildFailure, Rootfs, Step, filesystem, idmap, label};
 
 /// Mounts the root and opens it.
-pub(crate) fn mount(rootfs: &Rootfs, target: &Path) -> Done<OwnedFd> {
+pub(crate) fn mount(rootfs: &Rootfs, target: &Path, label: Option<&str>) -> Done<OwnedFd> {
     match rootfs {
         Rootfs::Dir(dir) => attach(private_copy(dir)?, target),
         Rootfs::Overlay { lower, upper, work } => {
             check_layers(lower)?;
-            match overlay_by_layer(lower, upper, work) {
+            match overlay_by_layer(lower, upper, work, label) {
                 Ok(tree) => attach(tree, target),
                 // An older kernel takes no layer at a time. Where the cause is another one, the
                 // second way fails of it too, and that is reported.
-                Err(_) => overlay_by_list(lower, upper, work, target).during_on(
+                Err(_) => overlay_by_list(lower, upper, work, target, label).during_on(
                     Step::Rootfs,
                     "failed to mount the overlay of",
                     upper,
@@ -37,7 +37,12 @@ pub(crate) fn mount(rootfs: &Rootfs, target: &Path) -> Done<OwnedFd> {
 /// changed on disk but what the container writes. The writable layer belongs to the namespace
 /// already. The root is attached nowhere; `target` is used meanwhile, in the caller's mount
 /// namespace.
-pub(crate) fn make_mapped(rootfs: &Rootfs, target: &Path, user: &User) -> Done<OwnedFd> {
+pub(crate) fn make_mapped(
+    rootfs: &Rootfs,
+    target: &Path,
+    user: &User,
+    label: Option<&str>,
+) -> Done<OwnedFd> {
     match rootfs {
         Rootfs::Dir(dir) => {
             let tree = private_copy(dir)?;
@@ -50,8 +55,8 @@ pub(crate) fn make_mapped(rootfs: &Rootfs, target: &Path, user: &User) -> Done<O
             for layer in lower {
                 idmap::cover(layer, user.as_fd())?;
             }
-            overlay_by_layer(lower, upper, work).or_else(|_| {
-                overlay_by_list(lower, upper, work, target)
+            overlay_by_layer(lower, upper, work, label).or_else(|_| {
+                overlay_by_list(lower, upper, work, target, label)
                     .and_then(|_attached| filesystem::clone_path(target, false))
                     .and_then(|tree| {
                         rustix::mount::unmount(target, UnmountFlags::DETACH)?;
@@ -126,7 +131,12 @@ fn attach(tree: OwnedFd, target: &Path) -> Done<OwnedFd> {
 }
 
 /// One call a layer, which has no limit on their number.
-fn overlay_by_layer(lower: &[PathBuf], upper: &Path, work: &Path) -> io::Result<OwnedFd> {
+fn overlay_by_layer(
+    lower: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+    label: Option<&str>,
+) -> io::Result<OwnedFd> {
     if !sys::mount::overlay_takes_layers() {
         return Err(io::ErrorKind::Unsupported.into());
     }
@@ -137,6 +147,9 @@ fn overlay_by_layer(lower: &[PathBuf], upper: &Path, work: &Path) -> io::Result<
     rustix::mount::fsconfig_set_string(&context, "upperdir", upper)?;
     rustix::mount::fsconfig_set_string(&context, "workdir", work)?;
     rustix::mount::fsconfig_set_string(&context, "source", "overlay")?;
+    for (key, value) in label::with_option("overlay", Vec::new(), label) {
+        rustix::mount::fsconfig_set_string(&context, key, value.unwrap_or_default())?;
+    }
     rustix::mount::fsconfig_create(&context)?;
     let flags = FsMountFlags::FSMOUNT_CLOEXEC;
     Ok(rustix::mount::fsmount(&context, flags, MountAttrFlags::empty())?)
@@ -149,6 +162,7 @@ fn overlay_by_list(
     upper: &Path,
     work: &Path,
     target: &Path,
+    label: Option<&str>,
 ) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let open = |path: &Path| rustix::fs::open(path, flags, Mode::empty());
@@ -156,7 +170,8 @@ fn overlay_by_list(
     let (upper, work) = (open(upper)?, open(work)?);
     let number = |fd: &OwnedFd| fd.as_raw_fd().to_string();
     let list = lower.iter().map(number).collect::<Vec<_>>().join(":");
-    let data = format!("lowerdir={list},upperdir={},workdir={}", number(&upper), number(&work));
+    let mut data = format!("lowerdir={list},upperdir={},workdir={}", number(&upper), number(&work));
+    data.push_str(&label::as_text(label));
     let data = std::ffi::CString::new(data).map_err(io::Error::other)?;
     if data.as_bytes_with_nul().len() > MAX_MOUNT_DATA {
         return Err(io::ErrorKind::ArgumentListTooLong.into());
@@ -203,7 +218,8 @@ mod tests {
         let new = sys::namespace::NewNamespaces { mount: true, ..Default::default() };
         sys::namespace::unshare(new).expect("unshared");
         crate::namespaces::detach_mounts().expect("detached");
-        overlay_by_list(&lower, &path("upper,1"), &path("work"), &path("target")).expect("mounted");
+        overlay_by_list(&lower, &path("upper,1"), &path("work"), &path("target"), None)
+            .expect("mounted");
         assert_eq!(fs::read_dir(path("target")).expect("read").count(), LAYERS + 1);
         assert_eq!(fs::read_to_string(path("target/top")).expect("read"), "0");
         fs::write(path("target/new"), "").expect("written");

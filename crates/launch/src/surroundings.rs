@@ -27,7 +27,8 @@ use crate::mounts::{self, HostView, Sources};
 use crate::step::{Done, During};
 use crate::user::User;
 use crate::{
-    ChildFailure, ProgramCreate, Stdio, Step, filesystem, hooks, namespaces, rootfs, spec, stdio,
+    ChildFailure, ProgramCreate, Stdio, Step, filesystem, hooks, label, namespaces, rootfs, spec,
+    stdio,
 };
 
 /// A directory that anybody may walk through and nobody but its owner reads.
@@ -60,14 +61,15 @@ pub(crate) fn make(
         Some(user) => {
             stdio::give_to_user(stdio, spec::process_of(&spec)?, Some(&user.mappings))?;
         }
-        None => drop(rootfs::mount(&create.rootfs, &create.rootfs_target)?),
+        None => drop(rootfs::mount(&create.rootfs, &create.rootfs_target, label::of(&spec))?),
     }
     namespaces::make(NewNamespaces { mount: true, ..NewNamespaces::default() })?;
     namespaces::detach_mounts()?;
     let sources = Sources::open_for_program(&spec, &create.bundle, user.as_ref())?;
     sources.notices().iter().for_each(|text| voice.notice(text));
-    let root =
-        user.as_ref().map(|user| rootfs::make_mapped(&create.rootfs, &create.rootfs_target, user));
+    let root = user.as_ref().map(|user| {
+        rootfs::make_mapped(&create.rootfs, &create.rootfs_target, user, label::of(&spec))
+    });
     let root = root.transpose()?;
     let cover = cover(create, program)?;
     if let Some(root) = root {

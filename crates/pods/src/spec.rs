@@ -248,6 +248,11 @@ pub(crate) async fn build(
         })
         .map_err(failed)?;
         crate::selinux::drop_inactive_labels(&mut built.spec);
+        // Those of the pod alone: what a pod shares with the node keeps its labels.
+        let own = [(own_network, &hostname_file), (own_network, &hosts), (own_ipc, &shm)];
+        let own = own.iter().filter(|(is_own, _)| *is_own).map(|(_, path)| path.as_path());
+        let own: Vec<&Path> = own.chain([resolv_conf.as_path()]).collect();
+        crate::relabel::apply(&built.spec, &config.mounts, &own)?;
         written(&inner, &id, built, user)
     })
     .await

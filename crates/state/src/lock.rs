@@ -1,7 +1,7 @@
 //! The lock that keeps two daemons off one root directory.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Read, Seek, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},

@@ -17,7 +17,9 @@ use super::users::publish;
 use crate::case;
 use crate::case::Case;
 use crate::catalog::BUSYBOX;
-use crate::context::{Context, code, equal, namespaces, refusal, security, strings};
+use crate::context::{
+    Context, PATIENCE, code, equal, namespaces, refusal, security, strings, until,
+};
 
 pub(super) const CASES: &[Case] = &[
     case!("hostile.ids_are_no_paths", ids).attack().ours(),
@@ -291,7 +293,11 @@ async fn groups(c: &Context) -> Result<()> {
             let mut config = c.script(&format!("tail -f /dev/null & wait # {marker}"));
             security(&mut config)?.namespace_options = Some(spaces);
             let id = c.run(&pod, &config).await?;
-            let pid = crate::process::with_argument(&marker)?;
+            // A program answers a moment before its process executes.
+            let pid = until(PATIENCE, "the process", || async {
+                Ok(crate::process::with_argument(&marker).ok())
+            })
+            .await?;
             let own = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
             for controller in crate::process::controllers(&["memory", "pids", "devices", "cpu"]) {
                 let line = own.lines().find(|line| {

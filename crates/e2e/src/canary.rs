@@ -63,10 +63,15 @@ impl Canary {
         // The case cleans up what is its own.
         config.labels.remove(CASE_LABEL);
         let neighbour = c.run_pod(config).await?;
-        let container = c.run(&neighbour, &c.waiting()).await?;
-        let started_at = c.status(&container).await?.started_at;
-        let daemon = Process::of(c)?;
-        Ok(Self { dir, before, neighbour, container, started_at, daemon })
+        match settle(c, &neighbour).await {
+            Ok((container, started_at, daemon)) => {
+                Ok(Self { dir, before, neighbour, container, started_at, daemon })
+            }
+            Err(error) => {
+                take_away(c, &neighbour).await?;
+                Err(error.context("the neighbour does not run"))
+            }
+        }
     }
 
     /// Looks whether all is as it was, and takes everything away.
@@ -75,8 +80,7 @@ impl Canary {
     /// If something is not.
     pub async fn check(self, c: &Context) -> Result<()> {
         let looked = self.look(c).await;
-        c.stop_pod(&self.neighbour.id).await?;
-        c.remove_pod(&self.neighbour.id).await?;
+        take_away(c, &self.neighbour).await?;
         looked?;
         Ok(fs::remove_dir_all(&self.dir)?)
     }
@@ -106,6 +110,17 @@ impl Canary {
         ensure!(peak <= allowed, "the daemon had {peak} KiB, of {allowed} that are allowed");
         Ok(())
     }
+}
+
+async fn settle(c: &Context, neighbour: &Pod) -> Result<(String, i64, Option<Process>)> {
+    let container = c.run(neighbour, &c.waiting()).await?;
+    let started_at = c.status(&container).await?.started_at;
+    Ok((container, started_at, Process::of(c)?))
+}
+
+async fn take_away(c: &Context, neighbour: &Pod) -> Result<()> {
+    c.stop_pod(&neighbour.id).await?;
+    c.remove_pod(&neighbour.id).await
 }
 
 impl Process {

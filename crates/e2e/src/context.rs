@@ -74,7 +74,10 @@ impl Context {
     /// # Errors
     /// If it cannot be made.
     pub fn directory(&self) -> Result<std::path::PathBuf> {
-        self.runtime.ground.make(&format!("cases/{}-{}", self.name, self.next()))
+        // Of the run, not of the case: the second try of one finds nothing of its first.
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        self.runtime.ground.make(&format!("cases/{}-{number}", self.name))
     }
 
     /// What the case may aim at, where it is an attack: see `Canary`.

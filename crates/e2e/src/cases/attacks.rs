@@ -210,7 +210,8 @@ fn program(calls: &[Call]) -> Vec<u8> {
         code.extend((BYTES + at).to_le_bytes());
     }
     // write(1, BYTES, n); exit(0)
-    for (register, value) in [(0, 1), (7, 1), (6, BYTES), (2, calls.len() as u32)] {
+    let count = calls.iter().fold(0, |count, _| count + 1);
+    for (register, value) in [(0, 1), (7, 1), (6, BYTES), (2, count)] {
         mov(&mut code, register, value);
     }
     code.extend([0x0f, 0x05]);

@@ -34,7 +34,7 @@ async fn privileged_pod(c: &Context) -> Result<Pod> {
 async fn privileged(c: &Context) -> Result<()> {
     let pod = privileged_pod(c).await?;
     let script = "grep CapEff /proc/self/status | cut -f 2; test -e /dev/kmsg && echo kmsg; \
-        touch /sys/x 2>&1 | grep -c 'Read-only'; mount -t tmpfs t /mnt 2>&1 || mkdir /m && mount -t tmpfs t /m && echo mounted";
+        grep -q ' /sys sysfs rw' /proc/mounts && echo sys; grep -q Seccomp:.0 /proc/self/status && echo free; mount -t tmpfs t /mnt 2>&1 || mkdir /m && mount -t tmpfs t /m && echo mounted";
     let mut config = c.script(script);
     security(&mut config)?.privileged = true;
     let text = c.output(&pod, &config).await?;
@@ -47,6 +47,8 @@ async fn privileged(c: &Context) -> Result<()> {
         "no devices: {text}"
     );
     ensure!(lines.contains(&"mounted"), "no mount: {text}");
+    ensure!(lines.contains(&"sys"), "/sys is not writable: {text}");
+    ensure!(lines.contains(&"free"), "there is a filter: {text}");
     Ok(())
 }
 

@@ -184,7 +184,8 @@ async fn hooks(c: &Context) -> Result<()> {
         let dir = c.directory()?;
         let script = dir.join("hook");
         let text = "#!/bin/sh\ncat > $OUT.state\n\
-            b=$(sed 's/.*\"bundle\":\"\\([^\"]*\\)\".*/\\1/' $OUT.state)\nenv > $OUT.env\nreadlink /proc/self/ns/mnt > $OUT.ns\n\
+            b=$(sed 's/.*\"bundle\":\"\\([^\"]*\\)\".*/\\1/' $OUT.state)\nenv | grep -v '^PWD=' | sort > $OUT.env\n\
+            ls /proc/self/fd | sort -n | tr '\\n' ' ' > $OUT.fds\nreadlink /proc/self/ns/mnt > $OUT.ns\n\
             [ \"$FAIL\" = 1 ] && echo no card >&2 && exit 3\n\
             [ \"$WRITE\" = 1 ] && echo card > $b/rootfs/from-hook\ntrue\n";
         std::fs::write(&script, text)?;
@@ -218,7 +219,19 @@ async fn hooks(c: &Context) -> Result<()> {
         let read = |name: &str| std::fs::read_to_string(dir.join(name));
         for when in ["createRuntime", "createContainer"] {
             let env = read(&format!("{when}.env"))?;
-            ensure!(env.contains("OUT=") && !env.contains("LD_PRELOAD"), "{when} saw {env}");
+            // What the vendor's file says, and nothing of the container's or the daemon's.
+            let own = if when == "createRuntime" { "A=1" } else { "WRITE=1" };
+            let mut wanted = [
+                own.to_owned(),
+                format!("OUT={}", dir.join(when).display()),
+                "PATH=/bin:/usr/bin".to_owned(),
+            ];
+            wanted.sort();
+            equal(&format!("what {when} saw"), env.trim_end(), wanted.join("\n"))?;
+            if handler == "corten" {
+                // `ls` has what it lists.
+                equal(&format!("what {when} has open"), read(&format!("{when}.fds"))?, "0 1 2 3 ")?;
+            }
             let state: serde_json::Value = serde_json::from_str(&read(&format!("{when}.state"))?)?;
             // Within its PID namespace it may be the first.
             let lowest = if when == "createRuntime" { 2 } else { 1 };

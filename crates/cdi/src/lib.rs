@@ -21,4 +21,4 @@ mod spec;
 pub use error::CdiError;
 pub use name::{ANNOTATION_PREFIX, DeviceName, from_annotations};
 pub use registry::{MAX_FILE_BYTES, MAX_FILES, resolve};
-pub use spec::{DeviceNode, Edits, Hook, Mount};
+pub use spec::{DeviceNode, Edits, Hook, Mount, NetDevice};

@@ -55,7 +55,17 @@ pub struct Edits {
     #[serde(rename = "additionalGIDs", alias = "additionalGids")]
     pub additional_gids: Vec<u32>,
     /// Network devices that move into the container.
-    pub net_devices: Vec<serde_json::Value>,
+    pub net_devices: Vec<NetDevice>,
+}
+
+/// A network device of the node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct NetDevice {
+    /// What the node calls it.
+    pub host_interface_name: String,
+    /// What the container calls it.
+    pub name: String,
 }
 
 /// A device node.

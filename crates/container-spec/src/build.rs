@@ -73,7 +73,8 @@ pub fn build(input: &SpecInput<'_>) -> Result<BuiltSpec, SpecError> {
     spec.set_linux(Some(linux(input, &granted, root_propagation)?));
     label(&mut spec, input)?;
     cdi_edits::apply(&mut spec, input)?;
-    Ok(BuiltSpec { spec, volumes })
+    let net_devices = cdi_edits::net_devices(input)?;
+    Ok(BuiltSpec { spec, volumes, net_devices })
 }
 
 /// All containers of a pod are in its user namespace, and who they run as must be in it too.

@@ -9,7 +9,7 @@ use oci_spec::runtime::{
 };
 
 use crate::{
-    SpecError, SpecInput,
+    NetDevice, SpecError, SpecInput,
     devices::rule,
     process::set_variable,
     text::{check_count, check_no_nul, clean_path, shown},
@@ -22,13 +22,17 @@ const MAX_EDITS: usize = 4096;
 /// say, as the interface has it.
 pub(crate) fn apply(spec: &mut Spec, input: &SpecInput<'_>) -> Result<(), SpecError> {
     for edits in input.cdi {
-        let Edits { env, device_nodes, hooks, mounts, intel_rdt, additional_gids, net_devices } =
-            edits;
+        let Edits {
+            env,
+            device_nodes,
+            hooks,
+            mounts,
+            intel_rdt,
+            additional_gids,
+            net_devices: _, // of the pod's network: see `net_devices`
+        } = edits;
         if intel_rdt.is_some() {
             return Err(SpecError::CdiUnsupported { what: "intelRdt" });
-        }
-        if !net_devices.is_empty() {
-            return Err(SpecError::CdiUnsupported { what: "netDevices" });
         }
         let late = |hook: &Hook| LATE_HOOKS.contains(&hook.hook_name.as_str());
         if hooks.iter().any(late) && !input.runs_all_hooks {
@@ -55,6 +59,47 @@ pub(crate) fn apply(spec: &mut Spec, input: &SpecInput<'_>) -> Result<(), SpecEr
         }
     }
     Ok(())
+}
+
+/// The network devices that all devices together ask for. They move by the runtime's hand and not
+/// by that of a handler's program, few of which know them.
+pub(crate) fn net_devices(input: &SpecInput<'_>) -> Result<Vec<NetDevice>, SpecError> {
+    let mut all: Vec<NetDevice> = Vec::new();
+    for asked in input.cdi.iter().flat_map(|edits| &edits.net_devices) {
+        if input.namespaces.network.is_none() {
+            return Err(SpecError::NetDeviceOfNode { name: shown(&asked.host_interface_name) });
+        }
+        let host_name = interface("network device of a CDI device", &asked.host_interface_name)?;
+        let name = match asked.name.as_str() {
+            "" => host_name.clone(),
+            name => interface("name of a CDI device's network device", name)?,
+        };
+        let wanted = NetDevice { host_name, name };
+        if all.contains(&wanted) {
+            continue;
+        }
+        let twice = |d: &NetDevice| d.host_name == wanted.host_name || d.name == wanted.name;
+        if all.iter().any(twice) || wanted.name == "lo" {
+            let what = "network device that is asked for twice or in place of the loopback";
+            return Err(SpecError::Characters { what, text: shown(&wanted.name) });
+        }
+        all.push(wanted);
+        check_count("network devices", all.len(), MAX_EDITS)?;
+    }
+    Ok(all)
+}
+
+/// The longest name of an interface, without its end (`IFNAMSIZ`).
+const MAX_INTERFACE_BYTES: usize = 15;
+
+/// A name that the kernel takes for an interface (its `dev_valid_name`), and no pattern.
+fn interface(what: &'static str, name: &str) -> Result<String, SpecError> {
+    check_count(what, name.len(), MAX_INTERFACE_BYTES)?;
+    let bad = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':' | '%');
+    if name.is_empty() || name == "." || name == ".." || name.contains(bad) {
+        return Err(SpecError::Characters { what, text: shown(name) });
+    }
+    Ok(name.to_owned())
 }
 
 fn add_to_process(process: &mut Process, env: &[String], gids: &[u32]) -> Result<(), SpecError> {

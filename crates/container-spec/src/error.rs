@@ -160,6 +160,12 @@ pub enum SpecError {
         /// What.
         what: &'static str,
     },
+    /// A network device for a container that has the node's network.
+    #[error("network device \"{name}\" cannot move into a container that has the node's network")]
+    NetDeviceOfNode {
+        /// What the node calls it.
+        name: String,
+    },
     /// A resource limit that is none.
     #[error("resource limit \"{text}\" is not NAME=SOFT:HARD of a known name")]
     Rlimit {

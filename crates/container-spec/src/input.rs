@@ -138,6 +138,17 @@ pub struct BuiltSpec {
     /// Volumes that the image declares and the client mounts nothing on. Each needs a
     /// directory with a copy of what the image has there.
     pub volumes: Vec<Volume>,
+    /// Network devices of the node that move into the pod's network before the container starts.
+    pub net_devices: Vec<NetDevice>,
+}
+
+/// A network device of the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetDevice {
+    /// What the node calls it.
+    pub host_name: String,
+    /// What the pod calls it.
+    pub name: String,
 }
 
 /// A volume that an image declares.

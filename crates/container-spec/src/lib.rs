@@ -30,8 +30,8 @@ pub use capabilities::{MAX_CAPABILITY_NAMES, bounding_set};
 pub use devices::{DeviceNode, HostDevices, MAX_DEVICES, NodeDevices};
 pub use error::SpecError;
 pub use input::{
-    AppArmorInput, BuiltSpec, CgroupVersion, Namespaces, PidNamespace, SandboxFiles, SeccompInput,
-    SpecInput, Volume,
+    AppArmorInput, BuiltSpec, CgroupVersion, Namespaces, NetDevice, PidNamespace, SandboxFiles,
+    SeccompInput, SpecInput, Volume,
 };
 pub use mounts::MAX_MOUNTS;
 pub use process::{MAX_PROCESS_BYTES, exec_process, stop_signal};

@@ -102,12 +102,37 @@ fn what_a_vendor_writes_wrongly_is_refused() {
         Edits { env: texts(&["=x"]), ..Edits::default() },
         Edits { env: texts(&["A"]), ..Edits::default() },
         Edits { intel_rdt: Some(json!({})), ..Edits::default() },
-        Edits { net_devices: vec![json!({})], ..Edits::default() },
+        Edits { net_devices: vec![device("", "x")], ..Edits::default() },
+        Edits { net_devices: vec![device("eth1", "a name too long for it")], ..Edits::default() },
+        Edits { net_devices: vec![device("eth1", "a/b")], ..Edits::default() },
+        Edits { net_devices: vec![device("eth1", "net%d")], ..Edits::default() },
+        Edits { net_devices: vec![device("eth1", "lo")], ..Edits::default() },
+        Edits { net_devices: vec![device("eth1", "x"), device("eth2", "x")], ..Edits::default() },
+        Edits { net_devices: vec![device("eth1", "x"), device("eth1", "y")], ..Edits::default() },
     ] {
         let mut setup = Setup::new();
         setup.cdi = vec![bad.clone()];
         assert!(setup.build().is_err(), "{bad:?}");
     }
+}
+
+fn device(host: &str, name: &str) -> cdi::NetDevice {
+    cdi::NetDevice { host_interface_name: host.to_owned(), name: name.to_owned() }
+}
+
+#[test]
+fn network_devices_are_for_the_pods_network() {
+    let mut setup = Setup::new();
+    let devices = vec![device("eth1", "net1"), device("eth2", ""), device("eth1", "net1")];
+    setup.cdi = vec![Edits { net_devices: devices, ..Edits::default() }];
+    let wanted = |host_name: &str, name: &str| container_spec::NetDevice {
+        host_name: host_name.to_owned(),
+        name: name.to_owned(),
+    };
+    let built = setup.build().unwrap();
+    assert_eq!(built.net_devices, [wanted("eth1", "net1"), wanted("eth2", "eth2")]);
+    // The runtime moves them, whoever makes the container.
+    assert!(setup.json()["linux"]["netDevices"].is_null());
 }
 
 #[test]

@@ -14,6 +14,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use anyhow::Context;
 use cri_server::{Endpoint, GateKeeper};
 use images::Images;
+use rustix::fs::Mode;
 use state::RootLock;
 use tokio::{
     net::UnixListener,
@@ -57,12 +58,17 @@ pub struct Args {
     pub log_level: Option<String>,
 }
 
+/// Nothing that is made is writable by others.
+const UMASK: u32 = 0o022;
+
 /// Runs the daemon until it is told to stop.
 ///
 /// # Errors
 /// Fails where it cannot start, and says what to do.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let settings = settings(args)?;
+    // Before there are threads. Files of containers have exactly their modes, whoever starts us.
+    rustix::process::umask(Mode::from_raw_mode(UMASK));
     telemetry::init(&settings.log.level, settings.log.format == ::config::LogFormat::Json)?;
     let lock = RootLock::take(&settings.root)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

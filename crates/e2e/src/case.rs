@@ -69,6 +69,8 @@ pub struct Case {
     pub needs: &'static [Need],
     /// Whether it is of the long tier: it is run only when that is asked for.
     pub long: bool,
+    /// Whether it attacks: a canary and a neighbour are there meanwhile, and looked at after.
+    pub attack: bool,
 }
 
 impl Case {
@@ -82,6 +84,12 @@ impl Case {
     #[must_use]
     pub const fn long(self) -> Self {
         Self { long: true, ..self.alone() }
+    }
+
+    /// A case that attacks the node, which must be as it was then (`Canary`).
+    #[must_use]
+    pub const fn attack(self) -> Self {
+        Self { attack: true, ..self }
     }
 
     /// A case on which containerd is known to differ.
@@ -114,6 +122,7 @@ macro_rules! case {
             judge: $crate::case::Judge::Any,
             needs: &[],
             long: false,
+            attack: false,
         }
     };
 }

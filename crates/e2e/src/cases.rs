@@ -3,6 +3,7 @@
 use crate::case::Case;
 
 mod apparmor;
+mod attacks;
 mod builtin;
 mod cadvisor;
 mod cli;
@@ -42,6 +43,7 @@ mod power_cut;
 mod process_security;
 mod protocol;
 mod python;
+mod races;
 mod requests;
 mod resources;
 mod restart;
@@ -65,6 +67,7 @@ mod volumes;
 pub fn all() -> Vec<Case> {
     [
         apparmor::CASES,
+        attacks::CASES,
         builtin::CASES,
         cadvisor::CASES,
         cli_streams::CASES,
@@ -103,6 +106,7 @@ pub fn all() -> Vec<Case> {
         power_cut::CASES,
         process_security::CASES,
         protocol::CASES,
+        races::CASES,
         requests::CASES,
         resources::CASES,
         restart::CASES,

@@ -74,7 +74,16 @@ impl Context {
     /// # Errors
     /// If it cannot be made.
     pub fn directory(&self) -> Result<std::path::PathBuf> {
-        self.runtime.ground.make(&format!("cases/{}-{}", self.name, self.next()))
+        // Of the run, not of the case: the second try of one finds nothing of its first.
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        self.runtime.ground.make(&format!("cases/{}-{number}", self.name))
+    }
+
+    /// What the case may aim at, where it is an attack: see `Canary`.
+    #[must_use]
+    pub fn canary(&self) -> std::path::PathBuf {
+        self.runtime.ground.path().join("canaries").join(self.name)
     }
 
     /// A sandbox to ask for: private network and IPC, a PID namespace a container.
@@ -83,7 +92,10 @@ impl Context {
     /// If its log directory cannot be made.
     pub fn pod(&self) -> Result<PodSandboxConfig> {
         let uid = format!("{}-{}", self.name.replace(['.', '_'], "-"), self.next());
-        let logs = self.runtime.ground.make(&format!("logs/pods/{uid}"))?;
+        let logs = format!("logs/pods/{uid}");
+        // A case that is tried once more begins to count anew, and finds its first try's logs.
+        let _ = std::fs::remove_dir_all(self.runtime.ground.path().join(&logs));
+        let logs = self.runtime.ground.make(&logs)?;
         let namespaces =
             NamespaceOption { pid: NamespaceMode::Container.into(), ..NamespaceOption::default() };
         let security = LinuxSandboxSecurityContext {

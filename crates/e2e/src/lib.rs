@@ -7,6 +7,7 @@
 //! case says how.
 #![forbid(unsafe_code)]
 
+pub mod canary;
 pub mod case;
 pub mod cases;
 pub mod catalog;

@@ -8,6 +8,7 @@ use futures_util::StreamExt as _;
 use testing::audit::Snapshot;
 use testing::wait::patient;
 
+use crate::canary::Canary;
 use crate::case::{Case, Judge, Manner};
 use crate::catalog::{BUSYBOX, WEB};
 use crate::context::Context;
@@ -96,15 +97,21 @@ async fn audit(before: &Snapshot, scope: testing::audit::Scope) -> Result<()> {
 
 async fn run_case(runtime: Arc<Runtime>, case: &Case) -> (&'static str, Outcome, Duration) {
     let begun = Instant::now();
-    let (name, run) = (case.name, case.run);
+    let (name, run, attack) = (case.name, case.run, case.attack);
     let (kind, manner) = (runtime.kind, case.manner);
     let limit = if case.long { LONG_LIMIT } else { CASE_LIMIT };
     // A task of its own: a panic is this case's failure and no other's.
     let task = tokio::spawn(async move {
         let context = Context::new(runtime, name);
+        let canary = if attack { Some(Canary::plant(&context).await?) } else { None };
         let result = match tokio::time::timeout(patient(limit), run(&context)).await {
             Ok(result) => result,
             Err(_) => Err(anyhow!("the case does not end")),
+        };
+        let result = match canary {
+            // Whatever the case has found: what it did to the node counts first.
+            Some(canary) => canary.check(&context).await.and(result),
+            None => result,
         };
         if manner == Manner::Alone {
             context.runtime.revive().await?;

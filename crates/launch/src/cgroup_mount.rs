@@ -14,7 +14,7 @@ use sys::root::Missing;
 use crate::mount_options::Options;
 use crate::mounts::{HostView, open_target, set_attributes};
 use crate::step::{Done, During};
-use crate::{ChildFailure, Step, filesystem};
+use crate::{ChildFailure, Step, filesystem, label};
 
 /// Mounts the cgroup view at the mount's destination.
 pub(crate) fn mount(
@@ -43,7 +43,7 @@ pub(crate) fn mount(
                 destination,
             )
         }
-        many => mount_each(root, destination, options, many),
+        many => mount_each(root, destination, options, many, label::of(spec)),
     }
 }
 
@@ -92,8 +92,10 @@ fn mount_each(
     destination: &Path,
     options: &Options,
     hierarchies: &[Hierarchy],
+    label: Option<&str>,
 ) -> Done {
-    let base = filesystem::new_mount("tmpfs", Some("tmpfs"), &[("mode", Some("755"))]).during_on(
+    let data = label::with_option("tmpfs", vec![("mode", Some("755"))], label);
+    let base = filesystem::new_mount("tmpfs", Some("tmpfs"), &data).during_on(
         Step::Mount,
         "failed to mount tmpfs on",
         destination,

@@ -12,7 +12,7 @@ use crate::devices::Bound;
 use crate::mounts::Sources;
 use crate::namespaces::{self, Plan};
 use crate::process::Preparation;
-use crate::rootfs::Nodes;
+use crate::rootfs::Manner;
 use crate::step::{Done, During};
 use crate::user::{self, User};
 use crate::{
@@ -93,7 +93,7 @@ fn enter(launch: &ContainerLaunch<'_>, spec: &Spec, plan: &Plan) -> Done<Inside>
     let sources = Sources::open_shared(spec, &launch.bundle)?;
     namespaces::detach_mounts()?;
     namespaces::set_names(spec, plan)?;
-    let root = rootfs::mount(&launch.rootfs, &launch.rootfs_target, Nodes::of(spec))?;
+    let root = rootfs::mount(&launch.rootfs, &launch.rootfs_target, Manner::of(spec))?;
     Ok(Inside { root, sources, devices: None, proc: sysctl::fresh_proc()? })
 }
 
@@ -107,7 +107,7 @@ fn enter_user(launch: &ContainerLaunch<'_>, spec: &Spec, plan: &Plan, user: &Use
     let proc = sysctl::fresh_proc()?;
     let sources = Sources::open_privileged(spec, &launch.bundle, plan, user)?;
     let devices = devices::make_elsewhere(spec, user, target)?;
-    let root = rootfs::make_mapped(&launch.rootfs, target, user, Nodes::of(spec))?;
+    let root = rootfs::make_mapped(&launch.rootfs, target, user, Manner::of(spec))?;
     limits::raise_hard(spec::process_of(spec)?);
     // The new mount namespace's copy of it becomes the working directory there.
     rustix::process::chdir(target).during_on(Step::Rootfs, "failed to enter", target)?;
@@ -138,6 +138,5 @@ pub(crate) fn check_supported(spec: &Spec) -> Done {
     asked(linux.personality().is_some(), "linux.personality")?;
     asked(linux.memory_policy().is_some(), "linux.memoryPolicy")?;
     asked(linux.time_offsets().as_ref().is_some_and(|t| !t.is_empty()), "linux.timeOffsets")?;
-    asked(linux.net_devices().as_ref().is_some_and(|n| !n.is_empty()), "linux.netDevices")?;
-    asked(linux.mount_label().as_ref().is_some_and(|l| !l.is_empty()), "linux.mountLabel")
+    asked(linux.net_devices().as_ref().is_some_and(|n| !n.is_empty()), "linux.netDevices")
 }

@@ -12,7 +12,7 @@ use sys::root::Missing;
 
 use crate::step::{Done, During};
 use crate::user::User;
-use crate::{ChildFailure, Step, filesystem};
+use crate::{ChildFailure, Step, filesystem, label};
 
 /// Makes the devices that every container has and those of the spec, and the usual links.
 pub(crate) fn make(spec: &Spec, root: &OwnedFd, proc: &OwnedFd) -> Done {
@@ -32,7 +32,8 @@ pub(crate) struct Bound(Vec<(PathBuf, OwnedFd)>);
 /// one belongs to the host's root, and the container may do with it what everybody may.
 pub(crate) fn make_elsewhere(spec: &Spec, user: &User, place: &Path) -> Done<Bound> {
     let during = "failed to make a place for devices on";
-    let base = filesystem::new_mount("tmpfs", Some("tmpfs"), &[("mode", Some("755"))]).during_on(
+    let data = label::with_option("tmpfs", vec![("mode", Some("755"))], label::of(spec));
+    let base = filesystem::new_mount("tmpfs", Some("tmpfs"), &data).during_on(
         Step::Device,
         during,
         place,

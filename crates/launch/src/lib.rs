@@ -26,6 +26,7 @@ mod exec;
 mod filesystem;
 mod hooks;
 mod idmap;
+mod label;
 mod launching;
 mod limits;
 mod mount_options;

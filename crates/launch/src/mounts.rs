@@ -15,7 +15,7 @@ use crate::mount_table::{self, TableEntry};
 use crate::namespaces::{Kind, Plan};
 use crate::step::{Done, During};
 use crate::user::User;
-use crate::{ChildFailure, Step, cgroup_mount, filesystem, idmap};
+use crate::{ChildFailure, Step, cgroup_mount, filesystem, idmap, label};
 
 /// What is read of the host before the child leaves its namespaces.
 #[derive(Debug, Default)]
@@ -95,7 +95,7 @@ impl Sources {
                 _ => false,
             };
             if is_hosts {
-                sources.opened.insert(index, make(mount, &options)?);
+                sources.opened.insert(index, make(mount, &options, label::of(spec))?);
             }
         }
         Ok(sources)
@@ -119,7 +119,7 @@ impl Sources {
                     refuse_shared(mount, &options)?;
                     open_source(mount, bind, bundle, user, &mut sources.mapped)?
                 }
-                None if is_nodes => make(mount, &options)?,
+                None if is_nodes => make(mount, &options, label::of(spec))?,
                 None => continue,
             };
             set_attributes(&tree, &options, mount.destination())?;
@@ -160,11 +160,12 @@ impl Sources {
         mount: &Mount,
         options: &Options,
         bundle: &Path,
+        label: Option<&str>,
     ) -> Done<OwnedFd> {
         match (self.opened.remove(&index), options.bind) {
             (Some(tree), _) => Ok(tree),
             (None, Some(bind)) => open_source(mount, bind, bundle, None, &mut self.mapped),
-            (None, None) => make(mount, options),
+            (None, None) => make(mount, options, label),
         }
     }
 }
@@ -214,7 +215,7 @@ pub(crate) fn mount_all(
             cgroup_mount::mount(root, mount, &options, view, spec)?;
             continue;
         }
-        let tree = sources.take(index, mount, &options, bundle)?;
+        let tree = sources.take(index, mount, &options, bundle, label::of(spec))?;
         set_attributes(&tree, &options, mount.destination())?;
         place(root, mount, &options, &tree)?;
         if options.bind.is_some() && is_dev(mount.destination()) {
@@ -318,19 +319,23 @@ const COVERABLE: [&str; 8] = [
     "/proc/uptime",
 ];
 
-fn make(mount: &Mount, options: &Options) -> Done<OwnedFd> {
+fn make(mount: &Mount, options: &Options, label: Option<&str>) -> Done<OwnedFd> {
     let destination = mount.destination();
     let Some(fs_type) = mount.typ().as_deref().filter(|t| !t.is_empty() && *t != "none") else {
         let message = format!("the mount on {} has no type", destination.display());
         return Err(ChildFailure::new(Step::Spec, message).on(destination));
     };
     let source = mount.source().as_ref().map(|source| source.to_string_lossy());
-    let data: Vec<_> = options.data.iter().map(|(k, v)| (k.as_str(), v.as_deref())).collect();
-    filesystem::new_mount(fs_type, Some(source.as_deref().unwrap_or(fs_type)), &data).during_on(
+    let data = options.data.iter().map(|(k, v)| (k.as_str(), v.as_deref())).collect();
+    let data = label::with_option(fs_type, data, label);
+    let source = source.as_deref().unwrap_or(fs_type);
+    let tree = filesystem::new_mount(fs_type, Some(source), &data).during_on(
         Step::Mount,
         &format!("failed to mount {fs_type} on"),
         destination,
-    )
+    )?;
+    label::give_to_root(&tree, fs_type, label, destination)?;
+    Ok(tree)
 }
 
 fn open_source(

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use sys::mount::{ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, MountAttr};
 
 use crate::step::{Done, During};
-use crate::{Step, filesystem, stdio};
+use crate::{Step, filesystem, label, stdio};
 
 /// Makes the spec's read-only paths so; what does not exist needs nothing.
 pub(crate) fn make_readonly(spec: &Spec, root: &OwnedFd) -> Done {
@@ -40,7 +40,7 @@ pub(crate) fn mask(spec: &Spec, root: &OwnedFd) -> Done {
     if paths.is_empty() {
         return Ok(());
     }
-    let mut covers = Covers { empty: None };
+    let mut covers = Covers { label: label::of(spec), empty: None };
     for path in paths.iter().map(Path::new) {
         let during = "failed to mask";
         let Some(target) = open(root, path).during_on(Step::MaskedPath, during, path)? else {
@@ -59,18 +59,21 @@ pub(crate) fn mask(spec: &Spec, root: &OwnedFd) -> Done {
     Ok(())
 }
 
-struct Covers {
+struct Covers<'a> {
+    label: Option<&'a str>,
     /// The first cover of a directory, from which the others are copied: one file system does.
     empty: Option<OwnedFd>,
 }
 
-impl Covers {
+impl Covers<'_> {
     fn of_directory(&mut self, target: &OwnedFd) -> io::Result<()> {
         if let Some(empty) = &self.empty {
             let tree = filesystem::clone_handle(empty, false)?;
             return filesystem::attach(tree.as_fd(), target.as_fd());
         }
-        let options = [("mode", Some("755")), ("nr_blocks", Some("1")), ("nr_inodes", Some("1"))];
+        let options =
+            vec![("mode", Some("755")), ("nr_blocks", Some("1")), ("nr_inodes", Some("1"))];
+        let options = label::with_option("tmpfs", options, self.label);
         let tree = filesystem::new_mount("tmpfs", Some("tmpfs"), &options)?;
         let set = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
         sys::mount::set_attributes(&tree, MountAttr { set, ..MountAttr::default() }, false)?;

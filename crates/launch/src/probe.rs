@@ -72,7 +72,7 @@ fn attempt(scratch: &Path, user: &User) -> Done {
     namespaces::make(NewNamespaces { mount: true, ..NewNamespaces::default() })?;
     namespaces::detach_mounts()?;
     let layers = Rootfs::Overlay { lower: vec![lower], upper, work };
-    let root = rootfs::make_mapped(&layers, &target, user, rootfs::Nodes::Usable)?;
+    let root = rootfs::make_mapped(&layers, &target, user, rootfs::Manner::PLAIN)?;
     rustix::process::chdir(&target).during_on(Step::Rootfs, "failed to enter", &target)?;
     user::enter(user.as_fd())?;
     namespaces::make(NewNamespaces { mount: true, ..NewNamespaces::default() })?;

@@ -18,7 +18,7 @@ use sys::clone::ChildToken;
 use sys::exec::StringArray;
 
 use crate::channel::{Voice, Word};
-use crate::rootfs::Nodes;
+use crate::rootfs::Manner;
 use crate::spawn::{self, ChildPid};
 use crate::step::{Done, During, reason};
 use crate::{
@@ -116,8 +116,8 @@ fn prepare(create: &ProgramCreate, launch: &ProgramLaunch<'_>, voice: &Voice) ->
     if is_surrounded {
         surroundings::make(create, &launch.program, &launch.stdio, &mut value, voice)?;
     } else {
-        let nodes = Nodes::of(&spec::parse_value(&value)?);
-        drop(rootfs::mount(&create.rootfs, &create.rootfs_target, nodes)?);
+        let spec = spec::parse_value(&value)?;
+        drop(rootfs::mount(&create.rootfs, &create.rootfs_target, Manner::of(&spec))?);
     }
     refuse_links(&create.rootfs_target)?;
     if is_surrounded || create.pid_namespace.is_some() {

@@ -11,12 +11,12 @@ use sys::mount::{ATTR_NODEV, ATTR_RDONLY, MountAttr, Propagation};
 
 use crate::step::{Done, During};
 use crate::user::User;
-use crate::{ChildFailure, Rootfs, Step, filesystem, idmap};
+use crate::{ChildFailure, Rootfs, Step, filesystem, idmap, label};
 
 /// What device nodes in the root are: those that the image brought, and those that the container
 /// makes there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Nodes {
+enum Nodes {
     /// Devices, as far as the container may use them.
     Usable,
     /// Of no use (`nodev`), whatever the rules for devices say.
@@ -26,7 +26,7 @@ pub(crate) enum Nodes {
 impl Nodes {
     /// They are of use to a container that may use every device, and to one whose own devices lie
     /// in the root and not below `/dev`.
-    pub(crate) fn of(spec: &Spec) -> Self {
+    fn of(spec: &Spec) -> Self {
         let linux = spec.linux().as_ref();
         let rules = linux
             .and_then(|linux| linux.resources().as_ref())
@@ -61,17 +61,34 @@ impl Nodes {
     }
 }
 
+/// How a root is mounted, beside where it lies.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Manner<'a> {
+    nodes: Nodes,
+    label: Option<&'a str>,
+}
+
+impl<'a> Manner<'a> {
+    /// As a directory of the node's would be.
+    pub(crate) const PLAIN: Self = Self { nodes: Nodes::Usable, label: None };
+
+    /// As the spec wants it.
+    pub(crate) fn of(spec: &'a Spec) -> Self {
+        Self { nodes: Nodes::of(spec), label: label::of(spec) }
+    }
+}
+
 /// Mounts the root and opens it.
-pub(crate) fn mount(rootfs: &Rootfs, target: &Path, nodes: Nodes) -> Done<OwnedFd> {
+pub(crate) fn mount(rootfs: &Rootfs, target: &Path, manner: Manner<'_>) -> Done<OwnedFd> {
     match rootfs {
-        Rootfs::Dir(dir) => attach(private_copy(dir, nodes)?, target),
+        Rootfs::Dir(dir) => attach(private_copy(dir, manner)?, target),
         Rootfs::Overlay { lower, upper, work } => {
             check_layers(lower)?;
-            match overlay_by_layer(lower, upper, work, nodes) {
+            match overlay_by_layer(lower, upper, work, manner) {
                 Ok(tree) => attach(tree, target),
                 // An older kernel takes no layer at a time. Where the cause is another one, the
                 // second way fails of it too, and that is reported.
-                Err(_) => overlay_by_list(lower, upper, work, target, nodes).during_on(
+                Err(_) => overlay_by_list(lower, upper, work, target, manner).during_on(
                     Step::Rootfs,
                     "failed to mount the overlay of",
                     upper,
@@ -89,11 +106,11 @@ pub(crate) fn make_mapped(
     rootfs: &Rootfs,
     target: &Path,
     user: &User,
-    nodes: Nodes,
+    manner: Manner<'_>,
 ) -> Done<OwnedFd> {
     match rootfs {
         Rootfs::Dir(dir) => {
-            let tree = private_copy(dir, nodes)?;
+            let tree = private_copy(dir, manner)?;
             idmap::map_root(&tree, dir, user.as_fd())?;
             Ok(tree)
         }
@@ -103,8 +120,8 @@ pub(crate) fn make_mapped(
             for layer in lower {
                 idmap::cover(layer, user.as_fd())?;
             }
-            overlay_by_layer(lower, upper, work, nodes).or_else(|_| {
-                overlay_by_list(lower, upper, work, target, nodes)
+            overlay_by_layer(lower, upper, work, manner).or_else(|_| {
+                overlay_by_list(lower, upper, work, target, manner)
                     .and_then(|_attached| filesystem::clone_path(target, false))
                     .and_then(|tree| {
                         rustix::mount::unmount(target, UnmountFlags::DETACH)?;
@@ -129,14 +146,14 @@ fn check_layers(lower: &[PathBuf]) -> Done {
     Ok(())
 }
 
-fn private_copy(dir: &Path, nodes: Nodes) -> Done<OwnedFd> {
+fn private_copy(dir: &Path, manner: Manner<'_>) -> Done<OwnedFd> {
     let tree = filesystem::clone_path(dir, true).during_on(
         Step::Rootfs,
         "failed to open the root file system",
         dir,
     )?;
     let private = MountAttr {
-        set: if nodes == Nodes::Useless { ATTR_NODEV } else { 0 },
+        set: if manner.nodes == Nodes::Useless { ATTR_NODEV } else { 0 },
         propagation: Some(Propagation::Private),
         ..MountAttr::default()
     };
@@ -187,7 +204,7 @@ fn overlay_by_layer(
     lower: &[PathBuf],
     upper: &Path,
     work: &Path,
-    nodes: Nodes,
+    manner: Manner<'_>,
 ) -> io::Result<OwnedFd> {
     if !sys::mount::overlay_takes_layers() {
         return Err(io::ErrorKind::Unsupported.into());
@@ -199,9 +216,12 @@ fn overlay_by_layer(
     rustix::mount::fsconfig_set_string(&context, "upperdir", upper)?;
     rustix::mount::fsconfig_set_string(&context, "workdir", work)?;
     rustix::mount::fsconfig_set_string(&context, "source", "overlay")?;
+    for (key, value) in label::with_option("overlay", Vec::new(), manner.label) {
+        rustix::mount::fsconfig_set_string(&context, key, value.unwrap_or_default())?;
+    }
     rustix::mount::fsconfig_create(&context)?;
     let flags = FsMountFlags::FSMOUNT_CLOEXEC;
-    Ok(rustix::mount::fsmount(&context, flags, nodes.attributes())?)
+    Ok(rustix::mount::fsmount(&context, flags, manner.nodes.attributes())?)
 }
 
 /// One call with one list, which must fit a page: the layers go by the numbers of descriptors, so
@@ -211,7 +231,7 @@ fn overlay_by_list(
     upper: &Path,
     work: &Path,
     target: &Path,
-    nodes: Nodes,
+    manner: Manner<'_>,
 ) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let open = |path: &Path| rustix::fs::open(path, flags, Mode::empty());
@@ -219,14 +239,15 @@ fn overlay_by_list(
     let (upper, work) = (open(upper)?, open(work)?);
     let number = |fd: &OwnedFd| fd.as_raw_fd().to_string();
     let list = lower.iter().map(number).collect::<Vec<_>>().join(":");
-    let data = format!("lowerdir={list},upperdir={},workdir={}", number(&upper), number(&work));
+    let mut data = format!("lowerdir={list},upperdir={},workdir={}", number(&upper), number(&work));
+    data.push_str(&label::as_text(manner.label));
     let data = std::ffi::CString::new(data).map_err(io::Error::other)?;
     if data.as_bytes_with_nul().len() > MAX_MOUNT_DATA {
         return Err(io::ErrorKind::ArgumentListTooLong.into());
     }
     rustix::process::chdir(DESCRIPTORS)?;
     let kind = "overlay";
-    let mounted = rustix::mount::mount(kind, target, kind, nodes.flags(), Some(&*data));
+    let mounted = rustix::mount::mount(kind, target, kind, manner.nodes.flags(), Some(&*data));
     rustix::process::chdir("/")?;
     mounted?;
     Ok(open(target)?)
@@ -302,8 +323,9 @@ mod tests {
         let new = sys::namespace::NewNamespaces { mount: true, ..Default::default() };
         sys::namespace::unshare(new).expect("unshared");
         crate::namespaces::detach_mounts().expect("detached");
+        let manner = Manner { nodes: Nodes::Useless, label: None };
         let (upper, target) = (path("upper,1"), path("target"));
-        overlay_by_list(&lower, &upper, &path("work"), &target, Nodes::Useless).expect("mounted");
+        overlay_by_list(&lower, &upper, &path("work"), &target, manner).expect("mounted");
         let mounted = rustix::fs::statvfs(&target).expect("told");
         assert!(mounted.f_flag.contains(rustix::fs::StatVfsMountFlags::NODEV));
         assert_eq!(fs::read_dir(path("target")).expect("read").count(), LAYERS + 1);

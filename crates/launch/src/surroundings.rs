@@ -24,7 +24,7 @@ use sys::namespace::NewNamespaces;
 use crate::channel::Voice;
 use crate::mount_options::Options;
 use crate::mounts::{self, HostView, Sources};
-use crate::rootfs::Nodes;
+use crate::rootfs::Manner;
 use crate::step::{Done, During};
 use crate::user::User;
 use crate::{
@@ -53,7 +53,7 @@ pub(crate) fn make(
     voice: &Voice,
 ) -> Done {
     let spec = spec::parse_value(value)?;
-    let (user, nodes) = (User::of(&spec)?, Nodes::of(&spec));
+    let user = User::of(&spec)?;
     hooks::check_user(&spec, user.is_some())?;
     // It checks the propagation, by numbers of mounts that are others from here on.
     drop(HostView::take(&spec)?);
@@ -61,13 +61,14 @@ pub(crate) fn make(
         Some(user) => {
             stdio::give_to_user(stdio, spec::process_of(&spec)?, Some(&user.mappings))?;
         }
-        None => drop(rootfs::mount(&create.rootfs, &create.rootfs_target, nodes)?),
+        None => drop(rootfs::mount(&create.rootfs, &create.rootfs_target, Manner::of(&spec))?),
     }
     namespaces::make(NewNamespaces { mount: true, ..NewNamespaces::default() })?;
     namespaces::detach_mounts()?;
     let sources = Sources::open_for_program(&spec, &create.bundle, user.as_ref())?;
     sources.notices().iter().for_each(|text| voice.notice(text));
-    let mapped = |user| rootfs::make_mapped(&create.rootfs, &create.rootfs_target, user, nodes);
+    let mapped =
+        |user| rootfs::make_mapped(&create.rootfs, &create.rootfs_target, user, Manner::of(&spec));
     let root = user.as_ref().map(mapped).transpose()?;
     let cover = cover(create, program)?;
     if let Some(root) = root {

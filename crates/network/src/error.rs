@@ -51,6 +51,17 @@ pub enum NetworkError {
         #[source]
         source: serde_json::Error,
     },
+    /// A device of the node did not get into a pod's network.
+    #[error("failed to move network device {name} into {netns}")]
+    Device {
+        /// What the node calls it.
+        name: String,
+        /// The pod's namespace.
+        netns: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
     /// A sandbox has no network.
     #[error("sandbox {sandbox_id} has no network")]
     NotAttached {

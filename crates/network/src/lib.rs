@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 mod cni;
+mod devices;
 mod error;
 mod files;
 mod namespace;
@@ -34,6 +35,7 @@ mod subnet;
 mod usage;
 
 pub use cni::PluginFailure;
+pub use devices::NodeDevice;
 pub use error::NetworkError;
 pub use network::Network;
 pub use options::{

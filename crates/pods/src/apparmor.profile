@@ -3,6 +3,8 @@
 profile corten-default flags=(attach_disconnected, mediate_deleted) {
   file,
   network,
+  # The kernel's cryptography, whose sockets a filter of calls does not see in 32-bit programs.
+  deny network alg,
   capability,
   umount,
   unix,

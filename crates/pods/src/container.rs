@@ -140,6 +140,7 @@ impl PodTask {
             },
             stop_signal: container_spec::stop_signal(config.stop_signal, &image.config),
             cgroup: self.inner.leaf(&self.record.cgroup_parent, id.as_str()),
+            net_devices: built.net_devices.clone(),
             removing: false,
             damage: String::new(),
             volume_images: images.iter().map(|(index, image)| (*index, image.id)).collect(),
@@ -273,7 +274,11 @@ impl PodTask {
     /// Has the monitor start the process in its cgroup; returns its number.
     async fn launch(&mut self, id: &ContainerId, group: spec::Group) -> Result<i32> {
         let holder = group.holder;
-        let started = match self.limit_pod().await {
+        let ready = match self.limit_pod().await {
+            Ok(()) => self.take_devices(id).await,
+            Err(error) => Err(error),
+        };
+        let started = match ready {
             Ok(()) => self.ask_to_start(id, group.placement, group.oom_files, group.kill).await,
             Err(error) => Err(error),
         };
@@ -283,6 +288,19 @@ impl PodTask {
             warn!("{notice}");
         }
         Ok(started.pid)
+    }
+
+    /// Moves the network devices that a container is given into its pod's network.
+    async fn take_devices(&self, id: &ContainerId) -> Result<()> {
+        let devices = self.containers.get(id).map(|slot| slot.record.net_devices.clone());
+        let devices = devices.filter(|devices| !devices.is_empty());
+        let (Some(devices), Some(netns)) = (devices, &self.record.netns) else { return Ok(()) };
+        self.inner
+            .services
+            .network
+            .take_devices(netns, devices)
+            .await
+            .map_err(|source| Error::NetDevices { id: id.to_string(), source: source.into() })
     }
 
     async fn ask_to_start(

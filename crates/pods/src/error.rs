@@ -85,6 +85,15 @@ pub enum Error {
         #[source]
         source: Box<network::NetworkError>,
     },
+    /// A container's network devices could not be had.
+    #[error("failed to give container {id} its network devices")]
+    NetDevices {
+        /// The container.
+        id: String,
+        /// The cause.
+        #[source]
+        source: Box<network::NetworkError>,
+    },
     /// A port of a sandbox could not be connected to.
     #[error("failed to connect to port {port} of sandbox {sandbox}")]
     Port {

@@ -29,6 +29,7 @@ mod names;
 mod parents;
 mod record;
 mod recover;
+mod relabel;
 mod retire;
 mod run;
 mod selinux;

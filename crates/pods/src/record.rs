@@ -152,6 +152,9 @@ pub struct ContainerRecord {
     /// The images that it mounts, by the number of the mount.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub volume_images: BTreeMap<usize, ImageId>,
+    /// Network devices of the node that it is given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub net_devices: Vec<network::NodeDevice>,
     /// Whether a removal has begun; it is then only to be removed.
     pub removing: bool,
     /// Why it is listed though its record could not be read, or empty.

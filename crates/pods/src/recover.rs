@@ -277,6 +277,7 @@ pub(crate) fn stand_in_container(
         cgroup: String::new(),
         removing: false,
         volume_images: BTreeMap::new(),
+        net_devices: Vec::new(),
         damage: why.to_owned(),
         id: id.clone(),
         sandbox_id: sandbox_id.clone(),

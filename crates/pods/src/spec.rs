@@ -9,8 +9,8 @@ use std::{
 
 use cgroups::{CgroupPath, DeviceAccess, DeviceKind, DeviceRule, OomFiles, Resources};
 use container_spec::{
-    AppArmorInput, BuiltSpec, CgroupVersion, Namespaces, NodeDevices, PidNamespace, ResolvedUser,
-    SandboxFiles, SeccompInput, SpecInput, Volume,
+    AppArmorInput, BuiltSpec, CgroupVersion, Namespaces, NetDevice, NodeDevices, PidNamespace,
+    ResolvedUser, SandboxFiles, SeccompInput, SpecInput, Volume,
 };
 use monitor_client::{CgroupPlacement, ExecCgroup, ExecId, KillCgroup, OomFile, OomFileKind};
 use oci_spec::runtime::{LinuxDeviceType, LinuxResources, LinuxSeccomp, Spec};
@@ -167,6 +167,7 @@ pub(crate) struct Built {
     pub(crate) filter: Option<Arc<[u8]>>,
     pub(crate) user: ResolvedUser,
     pub(crate) volumes: Vec<Volume>,
+    pub(crate) net_devices: Vec<network::NodeDevice>,
 }
 
 /// Builds a container's specification. Nothing is made yet.
@@ -247,6 +248,11 @@ pub(crate) async fn build(
         })
         .map_err(failed)?;
         crate::selinux::drop_inactive_labels(&mut built.spec);
+        // Those of the pod alone: what a pod shares with the node keeps its labels.
+        let own = [(own_network, &hostname_file), (own_network, &hosts), (own_ipc, &shm)];
+        let own = own.iter().filter(|(is_own, _)| *is_own).map(|(_, path)| path.as_path());
+        let own: Vec<&Path> = own.chain([resolv_conf.as_path()]).collect();
+        crate::relabel::apply(&built.spec, &config.mounts, &own)?;
         written(&inner, &id, built, user)
     })
     .await
@@ -301,7 +307,8 @@ fn cdi_edits(inner: &Inner, config: &ContainerConfig) -> Result<Vec<cdi::Edits>>
 }
 
 fn written(inner: &Inner, id: &ContainerId, built: BuiltSpec, user: ResolvedUser) -> Result<Built> {
-    let BuiltSpec { spec, volumes } = built;
+    let BuiltSpec { spec, volumes, net_devices } = built;
+    let device = |d: NetDevice| network::NodeDevice { host_name: d.host_name, name: d.name };
     let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let filter = profile.map(|profile| inner.filters.get(profile)).transpose()?;
     let encode = |source: serde_json::Error| Error::File {
@@ -315,6 +322,7 @@ fn written(inner: &Inner, id: &ContainerId, built: BuiltSpec, user: ResolvedUser
         filter,
         user,
         volumes,
+        net_devices: net_devices.into_iter().map(device).collect(),
     })
 }
 

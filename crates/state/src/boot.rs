@@ -2,7 +2,6 @@
 
 use std::{
     fs, io,
-    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -41,7 +40,8 @@ pub fn boot_id() -> Result<String, BootError> {
     }
 }
 
-/// Makes the state directory (mode 0700) where it is missing. What another boot
+/// Makes the state directory (mode 0700) where it is missing, and closes it where it is open to
+/// others. What another boot
 /// left in `subdir` of it is deleted: none of its processes or mounts exists any
 /// more. Returns whether that was so.
 ///
@@ -49,9 +49,7 @@ pub fn boot_id() -> Result<String, BootError> {
 /// Fails where the directory cannot be made, cleared or marked.
 pub fn prepare_state_dir(state: &Path, subdir: &str, boot_id: &str) -> Result<bool, BootError> {
     let prepare = || -> io::Result<bool> {
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700);
-        builder.create(state)?;
+        crate::private::ensure_dir(state)?;
         let mark = state.join("boot-id");
         let before = fs::read_to_string(&mark).unwrap_or_default();
         let other_boot = !before.is_empty() && before.trim() != boot_id;
@@ -61,7 +59,7 @@ pub fn prepare_state_dir(state: &Path, subdir: &str, boot_id: &str) -> Result<bo
                 _ => {}
             }
         }
-        builder.create(state.join(subdir))?;
+        crate::private::ensure_dir(&state.join(subdir))?;
         fs::write(&mark, boot_id)?;
         Ok(other_boot)
     };

@@ -15,6 +15,7 @@
 
 mod boot;
 mod lock;
+mod private;
 mod reserve;
 mod store;
 mod writable;

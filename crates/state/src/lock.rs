@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, Read, Seek, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -47,14 +47,15 @@ pub struct RootLock {
 }
 
 impl RootLock {
-    /// Makes the directory (mode 0700) where it is missing and takes it.
+    /// Makes the directory (mode 0700) where it is missing, closes it where it is open to others,
+    /// and takes it.
     ///
     /// # Errors
     /// Fails where another process has it, and says which.
     pub fn take(root: &Path) -> Result<Self, LockError> {
         let path = root.join("lock");
         let failed = |source| LockError::Lock { path: path.clone(), source };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(failed)?;
+        crate::private::ensure_dir(root).map_err(failed)?;
         let mut writer = File::options()
             .write(true)
             .create(true)

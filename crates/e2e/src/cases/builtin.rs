@@ -46,9 +46,20 @@ async fn configured(
     two_sockets: bool,
     tables: String,
 ) -> Result<Runtime> {
-    let program = c.runtime.with_daemon(|daemon| Ok(daemon.command().get_program().to_owned()))?;
+    let program = c.runtime.with_daemon(|daemon| Ok(daemon.program().to_owned()))?;
+    by_program(c, ground, program, two_sockets, tables).await
+}
+
+/// The same, started by another program.
+pub(super) async fn by_program(
+    c: &Context,
+    ground: Arc<Ground>,
+    program: std::path::PathBuf,
+    two_sockets: bool,
+    tables: String,
+) -> Result<Runtime> {
     let options = DaemonOptions {
-        program: program.into(),
+        program,
         certs_dir: c.runtime.catalog.registry.certs_dir().to_owned(),
         cni_conf_dir: None,
         two_sockets,

@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use cri_client::Code;
-use cri_proto::v1::{CdiDevice, ContainerConfig, Device};
+use cri_proto::v1::{CdiDevice, ContainerConfig, Device, NamespaceMode};
 use testing::wait::patient;
 
 use crate::case;
 use crate::case::Case;
-use crate::context::{Context, PATIENCE, Pod, code, equal, map, refusal};
+use crate::context::{
+    Context, PATIENCE, Pod, code, equal, map, namespaces, refusal, security, until,
+};
 use crate::runtime::CDI_DIRS;
 
 pub(super) const CASES: &[Case] = &[
@@ -20,8 +22,10 @@ pub(super) const CASES: &[Case] = &[
     case!("cdi.device_by_field_and_by_annotation", by_field_and_annotation).ours(),
     case!("cdi.what_was_just_written_counts", refresh).ours(),
     case!("cdi.unknown_is_refused_by_name", unknown).ours(),
-    case!("cdi.hooks_run_before_the_container", hooks).alone().ours(),
+    case!("cdi.hooks_run_before_the_container", hooks).alone().attack().ours(),
     case!("cdi.late_hooks_are_for_programs", late_hooks).ours(),
+    case!("cdi.network_devices_move_into_the_pod", net_devices).ours(),
+    case!("cdi.network_devices_that_cannot_be_had", bad_net_devices).ours(),
 ];
 
 fn device(from: &str, to: &str, permissions: &str) -> Device {
@@ -180,7 +184,8 @@ async fn hooks(c: &Context) -> Result<()> {
         let dir = c.directory()?;
         let script = dir.join("hook");
         let text = "#!/bin/sh\ncat > $OUT.state\n\
-            b=$(sed 's/.*\"bundle\":\"\\([^\"]*\\)\".*/\\1/' $OUT.state)\nenv > $OUT.env\nreadlink /proc/self/ns/mnt > $OUT.ns\n\
+            b=$(sed 's/.*\"bundle\":\"\\([^\"]*\\)\".*/\\1/' $OUT.state)\nenv | grep -v '^PWD=' | sort > $OUT.env\n\
+            ls /proc/self/fd | sort -n | tr '\\n' ' ' > $OUT.fds\nreadlink /proc/self/ns/mnt > $OUT.ns\n\
             [ \"$FAIL\" = 1 ] && echo no card >&2 && exit 3\n\
             [ \"$WRITE\" = 1 ] && echo card > $b/rootfs/from-hook\ntrue\n";
         std::fs::write(&script, text)?;
@@ -214,7 +219,19 @@ async fn hooks(c: &Context) -> Result<()> {
         let read = |name: &str| std::fs::read_to_string(dir.join(name));
         for when in ["createRuntime", "createContainer"] {
             let env = read(&format!("{when}.env"))?;
-            ensure!(env.contains("OUT=") && !env.contains("LD_PRELOAD"), "{when} saw {env}");
+            // What the vendor's file says, and nothing of the container's or the daemon's.
+            let own = if when == "createRuntime" { "A=1" } else { "WRITE=1" };
+            let mut wanted = [
+                own.to_owned(),
+                format!("OUT={}", dir.join(when).display()),
+                "PATH=/bin:/usr/bin".to_owned(),
+            ];
+            wanted.sort();
+            equal(&format!("what {when} saw"), env.trim_end(), wanted.join("\n"))?;
+            if handler == "corten" {
+                // `ls` has what it lists.
+                equal(&format!("what {when} has open"), read(&format!("{when}.fds"))?, "0 1 2 3 ")?;
+            }
             let state: serde_json::Value = serde_json::from_str(&read(&format!("{when}.state"))?)?;
             // Within its PID namespace it may be the first.
             let lowest = if when == "createRuntime" { 2 } else { 1 };
@@ -259,5 +276,117 @@ async fn late_hooks(c: &Context) -> Result<()> {
     equal("the code", code::<()>(Err(error))?, Code::InvalidArgument)?;
     let pod = c.run_pod_by("runc", c.pod()?).await?;
     c.output(&pod, &config).await?;
+    Ok(std::fs::remove_file(file)?)
+}
+
+fn ip(arguments: &[&str]) -> Result<String> {
+    testing::program::output(std::process::Command::new("ip").args(arguments))
+}
+
+/// A pair of interfaces of the node's: one to give away, with addresses, and the one behind it.
+struct Pair(&'static str, &'static str);
+
+impl Pair {
+    fn make(name: &'static str, behind: &'static str, subnet: &str) -> Result<Self> {
+        ip(&["link", "add", name, "type", "veth", "peer", "name", behind])?;
+        let made = Self(name, behind);
+        ip(&["addr", "add", &format!("{subnet}.7/24"), "dev", name])?;
+        ip(&["addr", "add", "fd00:7::7/64", "dev", name])?;
+        ip(&["addr", "add", &format!("{subnet}.1/24"), "dev", behind])?;
+        ip(&["link", "set", name, "up"])?;
+        ip(&["link", "set", behind, "up"])?;
+        Ok(made)
+    }
+
+    fn exists(&self) -> bool {
+        [self.0, self.1].iter().any(|name| Path::new("/sys/class/net").join(name).exists())
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        let _ = ip(&["link", "delete", self.1]);
+    }
+}
+
+/// A vendor's file of one network device.
+fn write_net_device(c: &Context, kind: &str, host: &str, name: &str) -> Result<PathBuf> {
+    let file = vendor_dir(c, 0)?.join(format!("{}.json", kind.replace('/', "-")));
+    let device = serde_json::json!({ "name": "0", "containerEdits": {
+        "netDevices": [{ "hostInterfaceName": host, "name": name }],
+    }});
+    let text = serde_json::json!({ "cdiVersion": "1.1.0", "kind": kind, "devices": [device] });
+    std::fs::write(&file, text.to_string())?;
+    Ok(file)
+}
+
+/// A device of the node is in the pod under its new name, with its addresses, and carries packets;
+/// a container that comes later has it too, and it goes with the pod.
+async fn net_devices(c: &Context) -> Result<()> {
+    for (handler, name, behind, subnet) in [
+        ("", "cdi-one", "cdi-one-back", "198.51.100"),
+        ("runc", "cdi-two", "cdi-two-back", "203.0.113"),
+    ] {
+        let pair = Pair::make(name, behind, subnet)?;
+        let file = write_net_device(c, "net.example/card", name, "fabric0")?;
+        let pod = c.run_pod_by(handler, c.pod()?).await?;
+        let script = format!(
+            "ip -o addr show dev fabric0 scope global | tr -s ' ' | cut -d ' ' -f 4; \
+             cat /sys/class/net/fabric0/operstate; ping -c 1 -W 5 {subnet}.1 | grep -c ' 0% packet'"
+        );
+        let wanted = format!("{subnet}.7/24\nfd00:7::7/64\nup\n1");
+        let mut config = c.script(&script);
+        config.cdi_devices = vec![CdiDevice { name: "net.example/card=0".to_owned() }];
+        equal("the device", c.output(&pod, &config).await?, wanted.as_str())?;
+        ensure!(!Path::new("/sys/class/net").join(name).exists(), "it is the node's still");
+        let mut again = c.script(&script);
+        again.cdi_devices = config.cdi_devices.clone();
+        equal("for the next container", c.output(&pod, &again).await?, wanted)?;
+        // Another pod cannot have it.
+        let other = c.run_pod_by(handler, c.pod()?).await?;
+        let mut config = c.script("true");
+        config.cdi_devices = again.cdi_devices;
+        let error = refusal(c.run(&other, &config).await)?.to_string();
+        ensure!(error.contains(name) && !error.contains('\n'), "{error}");
+        c.clean_up().await?;
+        until(PATIENCE, "the device's end", || async { Ok((!pair.exists()).then_some(())) })
+            .await?;
+        std::fs::remove_file(file)?;
+    }
+    Ok(())
+}
+
+async fn bad_net_devices(c: &Context) -> Result<()> {
+    let ask = || {
+        let mut config = c.waiting();
+        config.cdi_devices = vec![CdiDevice { name: "badnet.example/card=0".to_owned() }];
+        config
+    };
+    let pod = c.plain_pod().await?;
+    let file = write_net_device(c, "badnet.example/card", "cdi-none", "fabric0")?;
+    let error = refusal(c.run(&pod, &ask()).await)?.to_string();
+    ensure!(error.contains("cdi-none"), "{error}");
+    // A name that the pod has: the device stays the node's, with its addresses.
+    let pair = Pair::make("cdi-three", "cdi-three-back", "192.0.2")?;
+    write_net_device(c, "badnet.example/card", "cdi-three", "eth0")?;
+    let error = refusal(c.run(&pod, &ask()).await)?.to_string();
+    ensure!(error.contains("eth0"), "{error}");
+    let left = ip(&["-o", "-4", "addr", "show", "dev", "cdi-three"])?;
+    ensure!(left.contains("192.0.2.7/24"), "it is not as it was: {left}");
+    write_net_device(c, "badnet.example/card", "cdi-three", "no/name")?;
+    equal("a bad name", code(c.create(&pod, &ask()).await)?, Code::InvalidArgument)?;
+    // The node's network has them all.
+    write_net_device(c, "badnet.example/card", "cdi-three", "fabric0")?;
+    let mut config = c.pod()?;
+    namespaces(&mut config)?.network = NamespaceMode::Node.into();
+    let spaces = namespaces(&mut config)?.clone();
+    let pod = c.run_pod(config).await?;
+    let mut config = ask();
+    security(&mut config)?.namespace_options = Some(spaces);
+    let error = refusal(c.create(&pod, &config).await)?;
+    ensure!(error.to_string().contains("the node's network"), "{error}");
+    equal("the code", code::<()>(Err(error))?, Code::InvalidArgument)?;
+    c.clean_up().await?;
+    drop(pair);
     Ok(std::fs::remove_file(file)?)
 }

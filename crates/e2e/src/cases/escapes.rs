@@ -13,9 +13,9 @@ use crate::case::Case;
 use crate::context::{Context, equal, security};
 
 pub(super) const CASES: &[Case] = &[
-    case!("escape.cgroups_cannot_be_written", cgroups),
-    case!("escape.the_monitors_program_cannot_be_written", program).ours(),
-    case!("escape.nothing_is_inherited", inherited),
+    case!("escape.cgroups_cannot_be_written", cgroups).attack(),
+    case!("escape.the_monitors_program_cannot_be_written", program).attack().ours(),
+    case!("escape.nothing_is_inherited", inherited).attack(),
 ];
 
 /// The kernel runs a release agent outside of the container (CVE-2022-0492), and a group that can

@@ -1,7 +1,5 @@
 //! Images that containers mount.
 
-use std::fs;
-
 use anyhow::{Result, ensure};
 use cri_proto::v1::{
     ContainerConfig, IdMapping, ImageSpec, Mount, MountPropagation, NamespaceMode, NamespaceOption,
@@ -17,7 +15,7 @@ pub(super) const CASES: &[Case] = &[
     case!("image_volume.content_is_there_and_read_only", content).ours(),
     case!("image_volume.nothing_is_executed_from_it", not_executed).ours(),
     case!("image_volume.sub_path", sub_path).ours(),
-    case!("image_volume.sub_path_stays_inside", hostile_sub_path).ours(),
+    case!("image_volume.sub_path_stays_inside", hostile_sub_path).attack().ours(),
     case!("image_volume.failures_have_the_kubelets_word", failures).ours(),
     case!("image_volume.status_tells_the_image", status).ours(),
     case!("image_volume.image_may_go_meanwhile", removed_meanwhile).ours(),
@@ -99,8 +97,7 @@ async fn sub_path(c: &Context) -> Result<()> {
 }
 
 async fn hostile_sub_path(c: &Context) -> Result<()> {
-    let canary = c.directory()?;
-    fs::write(canary.join("secret"), "")?;
+    let canary = c.canary();
     let mut layer = testing::image::LayerBuilder::new();
     layer.symlink("absolute", &canary.display().to_string())?;
     layer.symlink("relative", "../../../../../../../../../etc")?;

@@ -18,7 +18,7 @@ pub(super) const CASES: &[Case] = &[
     case!("userns.by_a_program", ids).ours(),
     case!("userns.by_a_program_files", files).ours(),
     case!("userns.by_a_program_sessions", sessions).ours(),
-    case!("userns.by_a_program_has_no_power_over_the_host", powerless).ours(),
+    case!("userns.by_a_program_has_no_power_over_the_host", powerless).attack().ours(),
     case!("userns.by_a_program_volumes", volumes).ours(),
     case!("userns.by_a_program_node_network", node_network).ours(),
     case!("userns.by_a_program_outlives_the_daemon", restart).ours().alone(),

@@ -12,7 +12,7 @@ pub(super) const CASES: &[Case] = &[
     case!("security.privileged", privileged),
     case!("security.privileged_needs_a_privileged_pod", privileged_in_plain_pod),
     case!("security.seccomp_mode_of_each_profile", seccomp_modes),
-    case!("security.seccomp_default_blocks", seccomp_blocks),
+    case!("security.seccomp_default_blocks", seccomp_blocks).attack(),
     case!("security.seccomp_is_not_for_the_privileged", seccomp_privileged),
     case!("security.seccomp_profile_of_a_file", seccomp_file),
     case!("security.seccomp_missing_file_is_refused", seccomp_missing),
@@ -34,7 +34,7 @@ async fn privileged_pod(c: &Context) -> Result<Pod> {
 async fn privileged(c: &Context) -> Result<()> {
     let pod = privileged_pod(c).await?;
     let script = "grep CapEff /proc/self/status | cut -f 2; test -e /dev/kmsg && echo kmsg; \
-        touch /sys/x 2>&1 | grep -c 'Read-only'; mount -t tmpfs t /mnt 2>&1 || mkdir /m && mount -t tmpfs t /m && echo mounted";
+        grep -q ' /sys sysfs rw' /proc/mounts && echo sys; grep -q Seccomp:.0 /proc/self/status && echo free; mount -t tmpfs t /mnt 2>&1 || mkdir /m && mount -t tmpfs t /m && echo mounted";
     let mut config = c.script(script);
     security(&mut config)?.privileged = true;
     let text = c.output(&pod, &config).await?;
@@ -47,6 +47,8 @@ async fn privileged(c: &Context) -> Result<()> {
         "no devices: {text}"
     );
     ensure!(lines.contains(&"mounted"), "no mount: {text}");
+    ensure!(lines.contains(&"sys"), "/sys is not writable: {text}");
+    ensure!(lines.contains(&"free"), "there is a filter: {text}");
     Ok(())
 }
 

@@ -23,7 +23,7 @@ pub(super) const CASES: &[Case] = &[
     case!("security.read_only_root", read_only_root),
     case!("security.masked_paths", masked),
     case!("security.read_only_paths", read_only_paths),
-    case!("security.device_nodes", devices),
+    case!("security.device_nodes", devices).attack(),
     case!("security.host_device", host_device),
 ];
 
@@ -120,7 +120,9 @@ async fn added(c: &Context) -> Result<()> {
 
 async fn dropped(c: &Context) -> Result<()> {
     equal("CapEff", capabilities(c, "CapEff", drop(&["NET_RAW"])).await?, DEFAULT & !NET_RAW)?;
-    equal("CapBnd", capabilities(c, "CapBnd", drop(&["NET_RAW"])).await?, DEFAULT & !NET_RAW)
+    equal("CapBnd", capabilities(c, "CapBnd", drop(&["NET_RAW"])).await?, DEFAULT & !NET_RAW)?;
+    let both = Capability { drop_capabilities: strings(&["NET_ADMIN"]), ..add(&["NET_ADMIN"]) };
+    equal("what is added and dropped", capabilities(c, "CapEff", both).await?, DEFAULT)
 }
 
 async fn all_dropped(c: &Context) -> Result<()> {
@@ -153,12 +155,14 @@ async fn unprivileged(c: &Context) -> Result<()> {
 
 async fn read_only_root(c: &Context) -> Result<()> {
     let pod = c.plain_pod().await?;
-    let script = "touch test.go 2>&1; touch /dev/shm/x && echo shm";
+    let script = "touch test.go 2>&1; touch /dev/shm/x && echo shm; \
+        for f in hosts resolv.conf hostname; do (echo >> /etc/$f) 2> /dev/null && echo $f; done; true";
     let mut config = c.script(script);
     security(&mut config)?.readonly_rootfs = true;
     let wanted = "touch: test.go: Read-only file system\nshm";
     equal("read-only", c.output(&pod, &config).await?, wanted)?;
-    equal("not read-only", c.output(&pod, &c.script(script)).await?, "shm")
+    let wanted = "shm\nhosts\nresolv.conf\nhostname";
+    equal("not read-only", c.output(&pod, &c.script(script)).await?, wanted)
 }
 
 async fn masked(c: &Context) -> Result<()> {

@@ -14,13 +14,14 @@ use crate::case::Case;
 use crate::context::{Context, Pod, code, equal, image_spec, refusal, security};
 
 pub(super) const CASES: &[Case] = &[
-    case!("user.groups_merge_or_are_strict", groups).ours(),
+    case!("user.groups_merge_or_are_strict", groups).attack().ours(),
     case!("user.status_tells_who_it_is", status).differs("1.6 has no such field"),
-    case!("user.numbers_out_of_range_are_refused", numbers).ours(),
+    case!("user.numbers_out_of_range_are_refused", numbers).attack().ours(),
     case!("user.two_ways_are_refused", two_ways).ours(),
-    case!("user.of_an_image_that_lies_is_refused", lying_users).ours(),
-    case!("user.files_of_an_image_lead_nowhere", lying_files).ours(),
-    case!("user.command_is_the_containers", command).ours(),
+    case!("user.of_an_image_that_lies_is_refused", lying_users).attack().ours(),
+    case!("user.files_of_an_image_lead_nowhere", lying_files).attack().ours(),
+    case!("user.files_of_an_image_are_never_too_long", endless_files).attack().ours().long(),
+    case!("user.command_is_the_containers", command).attack().ours(),
 ];
 
 /// How long a lie may keep a request up.
@@ -52,7 +53,38 @@ async fn groups(c: &Context) -> Result<()> {
     }
     let mut config = c.waiting();
     security(&mut config)?.supplemental_groups_policy = 7;
-    equal("the code", code(c.create(&pod, &config).await)?, Code::InvalidArgument)
+    equal("the code", code(c.create(&pod, &config).await)?, Code::InvalidArgument)?;
+    groups_open_and_close(c, &pod).await
+}
+
+/// What a group may read and others may not, and what all may read but a group: a group that is
+/// there too much opens the one, a group that is dropped opens the other.
+async fn groups_open_and_close(c: &Context, pod: &Pod) -> Result<()> {
+    let mut layer = LayerBuilder::new();
+    layer.owned_file("for-the-group", 0o070, (0, 50_000), b"group ")?;
+    layer.owned_file("for-all-but-the-group", 0o707, (0, 50_000), b"others ")?;
+    let name = publish(c, "groups", &c.runtime.catalog.busybox.with_layer(layer.finish()?)).await?;
+    for (policy, wanted) in
+        [(SupplementalGroupsPolicy::Merge, "group"), (SupplementalGroupsPolicy::Strict, "others")]
+    {
+        let script = "cat /for-the-group /for-all-but-the-group 2> /dev/null; true";
+        let mut config = c.waiting();
+        config.image = Some(image_spec(&name));
+        let security = security(&mut config)?;
+        security.run_as_username = "default-user".to_owned();
+        security.supplemental_groups_policy = policy.into();
+        let first = ContainerConfig {
+            image: config.image.clone(),
+            linux: config.linux.clone(),
+            ..c.script(script)
+        };
+        let id = c.run(pod, &config).await?;
+        equal("what a command reads", c.sh(&id, script).await?.trim_end(), wanted)?;
+        equal("what the first process reads", c.output(pod, &first).await?, wanted)?;
+        c.remove(&id).await?;
+    }
+    c.clean_up().await?;
+    c.remove_image(&name).await
 }
 
 async fn status(c: &Context) -> Result<()> {
@@ -157,34 +189,54 @@ async fn lying_users(c: &Context) -> Result<()> {
     Ok(())
 }
 
+/// Puts a lie into a layer.
+type Lie<'a> = &'a (dyn Fn(&mut LayerBuilder) -> Result<()> + Sync);
+
 async fn lying_files(c: &Context) -> Result<()> {
     let pod = c.plain_pod().await?;
-    let base = &c.runtime.catalog.busybox;
-    let canary = c.directory()?.join("passwd");
-    std::fs::write(&canary, "canary:x:0:0::/:/bin/sh\n")?;
-    let target = format!("../../../../../../../../..{}", canary.display());
-    type Lie<'a> = &'a (dyn Fn(&mut LayerBuilder) -> Result<()> + Sync);
-    let lies: [(&str, Lie<'_>); 4] = [
-        ("link", &|layer| layer.symlink("etc/passwd", &target).map(|_| ())),
-        ("absolute-link", &|layer| {
-            layer.symlink("etc/passwd", &canary.display().to_string()).map(|_| ())
+    let canary = c.canary();
+    let up = |name: &str| format!("../../../../../../../../..{}", canary.join(name).display());
+    let (passwd, group) = (up("passwd"), up("group"));
+    let long = "x:x:1:1::/:/bin/sh\n".repeat(1 << 20);
+    let lies: [(&str, &str, Lie<'_>); 8] = [
+        ("link", "canary", &|layer| layer.symlink("etc/passwd", &passwd).map(|_| ())),
+        ("absolute-link", "canary", &|layer| {
+            layer.symlink("etc/passwd", &canary.join("passwd").display().to_string()).map(|_| ())
         }),
-        ("fifo", &|layer| layer.fifo("etc/passwd").map(|_| ())),
-        ("long", &|layer| {
-            let long = "x:x:1:1::/:/bin/sh\n".repeat(1 << 20);
-            layer.file("etc/passwd", 0o644, long.as_bytes()).map(|_| ())
+        ("fifo", "canary", &|layer| layer.fifo("etc/passwd").map(|_| ())),
+        ("device", "canary", &|layer| layer.device("etc/passwd", false, (1, 5)).map(|_| ())),
+        ("long", "canary", &|layer| layer.file("etc/passwd", 0o644, long.as_bytes()).map(|_| ())),
+        ("group-link", "1000:canary", &|layer| layer.symlink("etc/group", &group).map(|_| ())),
+        ("group-fifo", "1000:canary", &|layer| layer.fifo("etc/group").map(|_| ())),
+        ("group-device", "1000:canary", &|layer| {
+            layer.device("etc/group", false, (1, 5)).map(|_| ())
         }),
     ];
-    for (what, lie) in lies {
-        let mut layer = LayerBuilder::new();
-        lie(&mut layer)?;
-        let image = base.with_layer(layer.finish()?).with("User", json!("canary"));
-        let name = publish(c, &format!("lying-file-{what}"), &image).await?;
-        refused(c, &pod, &name).await.with_context(|| what.to_owned())?;
-        c.remove_image(&name).await?;
+    for (what, user, lie) in lies {
+        refuse_lie(c, &pod, what, user, lie).await.with_context(|| what.to_owned())?;
     }
-    let left = std::fs::read_to_string(&canary)?;
-    equal("the canary", left, "canary:x:0:0::/:/bin/sh\n")
+    Ok(())
+}
+
+async fn refuse_lie(c: &Context, pod: &Pod, what: &str, user: &str, lie: Lie<'_>) -> Result<()> {
+    let mut layer = LayerBuilder::new();
+    lie(&mut layer)?;
+    let image = c.runtime.catalog.busybox.with_layer(layer.finish()?).with("User", json!(user));
+    let name = publish(c, &format!("lying-file-{what}"), &image).await?;
+    refused(c, pod, &name).await?;
+    c.remove_image(&name).await
+}
+
+/// Files of a GiB: neither read to their end nor kept in memory.
+async fn endless_files(c: &Context) -> Result<()> {
+    const GIB: usize = 1 << 30;
+    let pod = c.plain_pod().await?;
+    for file in ["etc/passwd", "etc/group"] {
+        let lie: Lie<'_> = &|layer| layer.file(file, 0o644, &vec![b'x'; GIB]).map(|_| ());
+        refuse_lie(c, &pod, "gib", "canary:canary", lie).await.with_context(|| file.to_owned())?;
+    }
+    c.figure("a passwd and a group file of 1 GiB each are refused in time");
+    c.clean_up().await
 }
 
 async fn command(c: &Context) -> Result<()> {

@@ -52,6 +52,8 @@ const IFA_F_NODAD: u32 = 2;
 const IFA_F_DADFAILED: u32 = 8;
 /// It is not known yet whether another one has it.
 const IFA_F_TENTATIVE: u32 = 0x40;
+/// The address does not expire.
+const IFA_F_PERMANENT: u32 = 0x80;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
@@ -402,6 +404,34 @@ impl Routes {
     /// Takes an address from an interface.
     pub(crate) fn delete_address(&mut self, gone: LinkAddress) -> io::Result<()> {
         self.socket.request(address_message(RTM_DELADDR, 0, gone, IFA_F_NODAD)).map(drop)
+    }
+
+    /// Moves an interface into another namespace, where it has another name and is down.
+    pub(crate) fn move_link(
+        &mut self,
+        index: u32,
+        name: &str,
+        netns: BorrowedFd<'_>,
+    ) -> io::Result<()> {
+        let netns = u32::try_from(netns.as_raw_fd()).map_err(io::Error::other)?;
+        let mut message = Message::new(RTM_NEWLINK, 0, &link_header(index, 0, 0));
+        message.u32(IFLA_NET_NS_FD, netns).text(IFLA_IFNAME, name);
+        self.socket.request(message).map(drop)
+    }
+
+    /// Returns the addresses of an interface that somebody gave it and that reach beyond the
+    /// link: neither those that expire nor those that the kernel makes by itself.
+    pub(crate) fn lasting_addresses(&mut self, index: u32) -> io::Result<Vec<Subnet>> {
+        let message = Message::new(RTM_GETADDR, 0, &[0; ADDRESS_HEADER]);
+        let replies = self.socket.dump(&message)?;
+        let lasts = |reply: &&Reply| {
+            let header = reply.payload.get(..ADDRESS_HEADER).unwrap_or_default();
+            let attributes = Attributes(reply.payload.get(ADDRESS_HEADER..).unwrap_or_default());
+            let flags = attributes.find(IFA_FLAGS).and_then(u32_of).unwrap_or_default();
+            flags & IFA_F_PERMANENT != 0 && header.get(3) == Some(&(Scope::Universe as u8))
+        };
+        let lasting = replies.iter().filter(lasts).filter_map(parse_address);
+        Ok(lasting.filter(|one| one.index == index).map(|one| one.address).collect())
     }
 
     /// Returns the addresses of all interfaces.

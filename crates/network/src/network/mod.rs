@@ -20,7 +20,7 @@ use types::SandboxId;
 use self::{going::Going, status::StatusMemory};
 use crate::{
     AttachRequest, Attachment, DetachRequest, NetworkError, NetworkOptions, NetworkStatus,
-    RecoverReport, Subnet,
+    NodeDevice, RecoverReport, Subnet,
     cni::{Chain, Directory, Loaded, NetworkList, ResultCache, Runtime},
     files, namespace,
     native::{Native, Plan, conflist},
@@ -104,6 +104,21 @@ impl Network {
     pub async fn setup_loopback(&self, netns: &Path) -> Result<(), NetworkError> {
         let netns = netns.to_owned();
         blocking("loopback", move || namespace::setup_loopback(&netns)).await
+    }
+
+    /// Moves devices of the node into a pod's network, which they leave with its namespace.
+    /// What is there by an earlier call is left as it is.
+    ///
+    /// # Errors
+    ///
+    /// Where a device is not there, or another has its name in the pod.
+    pub async fn take_devices(
+        &self,
+        netns: &Path,
+        devices: Vec<NodeDevice>,
+    ) -> Result<(), NetworkError> {
+        let netns = netns.to_owned();
+        blocking("devices", move || crate::devices::take(&netns, &devices)).await
     }
 
     /// Gives a pod its network, `lo` included. What failed has been undone as far as

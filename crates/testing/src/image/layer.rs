@@ -18,6 +18,9 @@ impl Default for LayerBuilder {
     }
 }
 
+/// Always this: the same content has the same digest in each run.
+const TIME: u64 = 1_700_000_000;
+
 impl LayerBuilder {
     /// An empty layer.
     #[must_use]
@@ -90,7 +93,7 @@ impl LayerBuilder {
         let mut header = Header::new_gnu();
         header.set_entry_type(if block { EntryType::Block } else { EntryType::Char });
         header.set_mode(0o666);
-        header.set_mtime(1_700_000_000);
+        header.set_mtime(TIME);
         header.set_size(0);
         let (major, minor) = number;
         header
@@ -168,8 +171,7 @@ impl LayerBuilder {
         header.set_mode(mode);
         header.set_uid(user);
         header.set_gid(group);
-        // The same content has the same digest in each run.
-        header.set_mtime(1_700_000_000);
+        header.set_mtime(TIME);
         header.set_size(content.len() as u64);
         match target {
             Some(target) => self.archive.append_link(&mut header, path, target),

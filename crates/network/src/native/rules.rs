@@ -310,10 +310,10 @@ fn refuse_clashes(held: &Held, id: &SandboxId, ports: &[HostPort]) -> Result<(),
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::native) mod tests {
     use super::*;
 
-    fn port(host_ip: Option<&str>, target: &str) -> HostPort {
+    pub(in crate::native) fn port(host_ip: Option<&str>, target: &str) -> HostPort {
         HostPort {
             protocol: Protocol::Sctp,
             host_ip: host_ip.map(|ip| ip.parse().unwrap()),

@@ -286,16 +286,8 @@ fn protocol_number(protocol: Protocol) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::native::rules::tests::port;
     use crate::native::rules::{Back, Sender};
-
-    fn port(host_ip: Option<&str>, target: &str) -> HostPort {
-        HostPort {
-            protocol: Protocol::Sctp,
-            host_ip: host_ip.map(|ip| ip.parse().unwrap()),
-            port: 0x1234,
-            target: target.parse().unwrap(),
-        }
-    }
 
     #[test]
     fn elements_are_padded() {

@@ -1,7 +1,7 @@
 //! A connection: one task reads frames, one writes them, streams hang between.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -109,6 +109,8 @@ impl Closed {
 pub(crate) struct Shared {
     streams: Mutex<HashMap<u32, Entry>>,
     next: Mutex<u32>,
+    /// The last stream that the peer opened and that was taken.
+    last_taken: AtomicU32,
     data: mpsc::Sender<Out>,
     control: mpsc::UnboundedSender<Frame>,
     waiting_control: AtomicUsize,
@@ -152,6 +154,7 @@ impl Connection {
         let shared = Arc::new(Shared {
             streams: Mutex::default(),
             next: Mutex::new(if role == Role::Client { 1 } else { 2 }),
+            last_taken: AtomicU32::new(0),
             data,
             control,
             waiting_control: AtomicUsize::new(0),
@@ -220,7 +223,9 @@ impl Connection {
     /// Says goodbye, has everything written, and waits a little for the peer to close.
     pub async fn close(mut self) {
         let goodbye = async {
-            let _ = self.shared.data.send(Out::Frame(Frame::GoAway { last: 0 })).await;
+            // A peer may take every stream above it for one that was never looked at.
+            let last = self.shared.last_taken.load(Ordering::Acquire);
+            let _ = self.shared.data.send(Out::Frame(Frame::GoAway { last })).await;
             let _ = self.shared.data.send(Out::Close).await;
             if let Some(writer) = self.writer.take() {
                 let _ = writer.await;
@@ -450,6 +455,7 @@ impl Reader {
             return self.shared.control(refuse());
         };
         let opened = self.shared.add(stream, headers, None);
+        self.shared.last_taken.store(stream, Ordering::Release);
         self.shared.control(Frame::SynReply { stream, fin: false, headers: Headers::default() });
         place.send(opened);
         if fin {

@@ -340,6 +340,8 @@ async fn a_peer_without_flow_control_is_not_waited_for() {
     assert_eq!(sent, 300_000);
     let strange = |f: &&Frame| matches!(f, Frame::Settings { .. } | Frame::WindowUpdate { .. });
     assert_eq!(seen.iter().find(strange), None);
+    // Said last, and that the peer's stream was looked at: it may drop those that were not.
+    assert_eq!(seen.last(), Some(&Frame::GoAway { last: 1 }));
 }
 
 /// A peer that asks and asks, and reads no answer, loses the connection; memory stays bounded.

@@ -27,6 +27,9 @@ const MAX_EXECS: usize = 1024;
 /// The largest process that is taken: arguments and environment of execve fit in 2 MiB.
 const MAX_PROCESS_BYTES: u64 = 4 << 20;
 
+/// A usual process is shorter.
+const USUAL_PROCESS_BYTES: usize = 4 << 10;
+
 /// How long a session that was killed may take to end before that is told all the same.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -320,7 +323,8 @@ impl Monitor {
 fn read_process(file: Option<OwnedFd>) -> Result<Vec<u8>, Failure> {
     let missing = || Failure::new(FailureKind::Invalid, "the session's process is not there");
     let file = fs::File::from(file.ok_or_else(missing)?);
-    let mut bytes = Vec::new();
+    // Room for a usual one, so that it is read at once.
+    let mut bytes = Vec::with_capacity(USUAL_PROCESS_BYTES);
     file.take(MAX_PROCESS_BYTES + 1)
         .read_to_end(&mut bytes)
         .map_err(|e| kernel("read the session's process", e))?;

@@ -20,6 +20,12 @@ use crate::stream::{Which, log_failure};
 /// How many containers one answer about the state has: a frame's worth.
 const PAGE: usize = 64;
 
+/// What this build can do.
+const FEATURES: Features = Features::ATTACH
+    .with(Features::PROGRAMS)
+    .with(Features::MAPPED_PROGRAMS)
+    .with(Features::LATE_REAPER);
+
 impl Monitor {
     /// Does a request.
     pub(crate) fn request(&mut self, number: u64, id: u64, op: Op, descriptors: Vec<OwnedFd>) {
@@ -30,6 +36,7 @@ impl Monitor {
                 Err(Failure::new(FailureKind::Version, "the connection did not greet"))
             }
             Op::MakeSandbox(wanted) => self.make_sandbox(wanted).map(Reply::SandboxMade),
+            Op::StartReaper(wanted) => self.start_late_reaper(wanted).map(Reply::SandboxMade),
             Op::StartContainer(wanted) => return self.start_container(number, id, *wanted),
             Op::Exec(wanted) => return self.exec(number, id, wanted, descriptors),
             Op::Signal(signal) if self.signals_by_program(&signal) => {
@@ -73,7 +80,7 @@ impl Monitor {
         };
         let reply = HelloReply {
             version,
-            features: Features::ATTACH.with(Features::PROGRAMS).with(Features::MAPPED_PROGRAMS),
+            features: FEATURES,
             sandbox: self.arguments.sandbox.clone(),
             pid: own.as_raw_nonzero().get(),
             release: env!("CARGO_PKG_VERSION").to_owned(),

@@ -48,6 +48,31 @@ impl Monitor {
         Ok(self.sandbox_made())
     }
 
+    /// Starts the reaper of a sandbox that was made without one; the same request again gets what
+    /// was made.
+    pub(crate) fn start_late_reaper(
+        &mut self,
+        wanted: ReaperRequest,
+    ) -> Result<SandboxMade, Failure> {
+        let Some(made) = &self.made else {
+            let text = "the sandbox's namespaces are not made";
+            return Err(Failure::new(FailureKind::Invalid, text));
+        };
+        match &made.reaper {
+            Some(known) if *known == wanted => return Ok(self.sandbox_made()),
+            Some(_) => {
+                let text = "the sandbox has a reaper already, in another place";
+                return Err(Failure::new(FailureKind::AlreadyExists, text));
+            }
+            None => {}
+        }
+        let complete = MakeSandbox { reaper: Some(wanted.clone()), ..made.clone() };
+        Self::check_size(&complete)?;
+        self.reaper = Some(start_reaper(&wanted, &self.namespaces)?);
+        self.made = Some(complete);
+        Ok(self.sandbox_made())
+    }
+
     fn check_sandbox(&self, wanted: &MakeSandbox) -> Result<(), Failure> {
         if wanted.sandbox != self.arguments.sandbox {
             let text = format!("this is the monitor of sandbox {}", self.arguments.sandbox);
@@ -57,6 +82,10 @@ impl Monitor {
             let text = "the sandbox was made already, differently";
             return Err(Failure::new(FailureKind::AlreadyExists, text));
         }
+        Self::check_size(wanted)
+    }
+
+    fn check_size(wanted: &MakeSandbox) -> Result<(), Failure> {
         if monitor_proto::serialize(wanted).map_or(true, |text| text.len() > MAX_SANDBOX) {
             let text = format!("the sandbox's description exceeds {MAX_SANDBOX} bytes");
             return Err(Failure::new(FailureKind::Invalid, text));

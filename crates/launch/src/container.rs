@@ -17,7 +17,7 @@ use crate::step::{Done, During};
 use crate::user::{self, User};
 use crate::{
     ChildFailure, ContainerLaunch, Stdio, Step, command, console, devices, hooks, limits, mounts,
-    paths, pivot, process, rootfs, spec, stdio, sysctl,
+    paths, pivot, process, procfs, rootfs, spec, stdio, sysctl,
 };
 
 /// Sets the container up and executes its command; comes back only with a failure.
@@ -30,7 +30,8 @@ pub(crate) fn run(launch: &ContainerLaunch<'_>, token: &ChildToken, voice: &Voic
 
 fn set_up(launch: &ContainerLaunch<'_>, token: &ChildToken, voice: &Voice) -> Done<Infallible> {
     process::isolate()?;
-    let nulls = stdio::take(&launch.stdio, token, &[voice.as_fd()])?;
+    let proc = procfs::processes()?;
+    let nulls = stdio::take(&launch.stdio, token, &[voice.as_fd(), proc.as_fd()])?;
     let spec = spec::load(&launch.bundle)?;
     let process = spec::process_of(&spec)?;
     let user = User::of(&spec)?;
@@ -44,7 +45,7 @@ fn set_up(launch: &ContainerLaunch<'_>, token: &ChildToken, voice: &Voice) -> Do
     let plan = Plan::of(&spec)?;
     hooks::check_user(&spec, user.is_some())?;
     let node = hooks::Node::keep(&spec)?;
-    let Inside { root, mut sources, devices, proc } = match &user {
+    let Inside { root, mut sources, devices, parameters } = match &user {
         None => enter(launch, &spec, &plan)?,
         Some(user) => enter_user(launch, &spec, &plan, user)?,
     };
@@ -52,14 +53,14 @@ fn set_up(launch: &ContainerLaunch<'_>, token: &ChildToken, voice: &Voice) -> Do
     sources.notices().iter().for_each(|text| voice.notice(text));
     match devices {
         _ if !dev.is_ours() => {}
-        None => devices::make(&spec, &root, &proc)?,
-        Some(devices) => devices.bind(&root, &proc)?,
+        None => devices::make(&spec, &root)?,
+        Some(devices) => devices.bind(&root)?,
     }
     let cwd = pivot::ensure_cwd(&root, process.cwd())?;
     drop(cwd);
     paths::make_readonly(&spec, &root)?;
     paths::mask(&spec, &root)?;
-    sysctl::set_of_container(&spec, &plan, &proc)?;
+    sysctl::set_of_container(&spec, &plan, parameters.as_ref())?;
     stdio::use_containers_null(nulls, &root, &proc)?;
     hooks::run(&spec, node, &launch_name(launch), &launch.bundle)?;
     pivot::enter(&root)?;
@@ -84,8 +85,8 @@ struct Inside {
     sources: Sources,
     /// Devices that could not be made in the container.
     devices: Option<Bound>,
-    /// A fresh procfs of the container's PID namespace.
-    proc: OwnedFd,
+    /// What kernel parameters are written by, where the spec has any.
+    parameters: Option<OwnedFd>,
 }
 
 fn enter(launch: &ContainerLaunch<'_>, spec: &Spec, plan: &Plan) -> Done<Inside> {
@@ -94,7 +95,7 @@ fn enter(launch: &ContainerLaunch<'_>, spec: &Spec, plan: &Plan) -> Done<Inside>
     namespaces::detach_mounts()?;
     namespaces::set_names(spec, plan)?;
     let root = rootfs::mount(&launch.rootfs, &launch.rootfs_target, Manner::of(spec))?;
-    Ok(Inside { root, sources, devices: None, proc: sysctl::fresh_proc()? })
+    Ok(Inside { root, sources, devices: None, parameters: sysctl::open_for(spec)? })
 }
 
 /// The same for a user namespace. All that needs the host's root is made first, in a mount
@@ -104,7 +105,7 @@ fn enter_user(launch: &ContainerLaunch<'_>, spec: &Spec, plan: &Plan, user: &Use
     namespaces::join(plan)?;
     namespaces::make(NewNamespaces { mount: true, ..NewNamespaces::default() })?;
     namespaces::detach_mounts()?;
-    let proc = sysctl::fresh_proc()?;
+    let parameters = sysctl::open_for(spec)?;
     let sources = Sources::open_privileged(spec, &launch.bundle, plan, user)?;
     let devices = devices::make_elsewhere(spec, user, target)?;
     let root = rootfs::make_mapped(&launch.rootfs, target, user, Manner::of(spec))?;
@@ -115,7 +116,7 @@ fn enter_user(launch: &ContainerLaunch<'_>, spec: &Spec, plan: &Plan, user: &Use
     namespaces::make(plan.new)?;
     rootfs::attach_here(&root)?;
     namespaces::set_names(spec, plan)?;
-    Ok(Inside { root, sources, devices: Some(devices), proc })
+    Ok(Inside { root, sources, devices: Some(devices), parameters })
 }
 
 /// The name of the container's session keyring: of its bundle, which is of the container.

@@ -15,11 +15,11 @@ use crate::user::User;
 use crate::{ChildFailure, Step, filesystem, label};
 
 /// Makes the devices that every container has and those of the spec, and the usual links.
-pub(crate) fn make(spec: &Spec, root: &OwnedFd, proc: &OwnedFd) -> Done {
+pub(crate) fn make(spec: &Spec, root: &OwnedFd) -> Done {
     for device in list(spec)? {
         make_device(root, &device)?;
     }
-    make_links(root, proc)
+    make_links(root)
 }
 
 /// Nodes that were made elsewhere, to be bound into the container.
@@ -66,11 +66,11 @@ pub(crate) fn make_elsewhere(spec: &Spec, user: &User, place: &Path) -> Done<Bou
 
 impl Bound {
     /// Binds the nodes below the container's root and makes the usual links.
-    pub(crate) fn bind(self, root: &OwnedFd, proc: &OwnedFd) -> Done {
+    pub(crate) fn bind(self, root: &OwnedFd) -> Done {
         for (path, tree) in self.0 {
             attach_device(root, &path, &tree)?;
         }
-        make_links(root, proc)
+        make_links(root)
     }
 }
 
@@ -105,7 +105,7 @@ fn list(spec: &Spec) -> Done<Vec<Device>> {
     Ok(all)
 }
 
-fn make_links(root: &OwnedFd, proc: &OwnedFd) -> Done {
+fn make_links(root: &OwnedFd) -> Done {
     let dev = sys::root::mkdir_p(root, Path::new("/dev")).during_on(
         Step::Device,
         "failed to open",
@@ -114,9 +114,9 @@ fn make_links(root: &OwnedFd, proc: &OwnedFd) -> Done {
     for (name, target) in LINKS {
         make_link(&dev, name, target)?;
     }
-    // Some kernels have none; what reads it looks for the link first.
-    if rustix::fs::accessat(proc, "kcore", Access::EXISTS, AtFlags::empty()).is_ok() {
-        make_link(&dev, "core", "/proc/kcore")?;
+    // Some kernels have none; what reads it looks for the link first. The root is still the host's.
+    if rustix::fs::access(KCORE, Access::EXISTS).is_ok() {
+        make_link(&dev, "core", KCORE)?;
     }
     Ok(())
 }
@@ -130,6 +130,9 @@ const DEFAULT_DEVICES: [(&str, (u32, u32)); 6] = [
     ("/dev/urandom", (1, 9)),
     ("/dev/tty", (5, 0)),
 ];
+
+/// The kernel's memory, as a file.
+const KCORE: &str = "/proc/kcore";
 
 const LINKS: [(&str, &str); 5] = [
     ("fd", "/proc/self/fd"),

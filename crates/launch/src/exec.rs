@@ -14,7 +14,7 @@ use crate::process::Preparation;
 use crate::spawn::{self, ChildPid};
 use crate::step::{Done, During};
 use crate::{
-    ExecLaunch, LaunchError, Launching, Stdio, Step, console, limits, process, spec, stdio, sysctl,
+    ExecLaunch, LaunchError, Launching, Stdio, Step, console, limits, process, procfs, spec, stdio,
     user,
 };
 
@@ -26,6 +26,7 @@ use crate::{
 /// Where it fails no process is left: a child that was cloned has been killed and reaped.
 pub fn start_exec(launch: &ExecLaunch<'_>) -> Result<Launching, LaunchError> {
     stdio::keep_null();
+    procfs::keep_processes();
     let pid = ChildPid::Of(launch.init_pidfd);
     let spawned =
         spawn::spawn(&pid, &launch.cgroup, |token, voice| match set_up(launch, token, voice) {
@@ -50,20 +51,20 @@ fn set_up(launch: &ExecLaunch<'_>, token: &ChildToken, voice: &Voice) -> Done<In
     // The copy must not lie at 0, 1 or 2, which are about to be replaced.
     let init = rustix::io::fcntl_dupfd_cloexec(launch.init_pidfd, 3)
         .during(Step::Stdio, "failed to duplicate a descriptor")?;
-    let nulls = stdio::take(&launch.stdio, token, &[voice.as_fd(), init.as_fd()])?;
+    // None of the container's own is trusted, and one of its PID namespace is not needed.
+    let proc = procfs::processes()?;
+    let keep = [voice.as_fd(), init.as_fd(), proc.as_fd()];
+    let nulls = stdio::take(&launch.stdio, token, &keep)?;
     let process = spec::parse_process(&launch.process)?;
-    let spec = spec::load_unchecked(&launch.bundle)?;
-    let has_user = user::is_asked_for(&spec);
-    let mappings = has_user.then(|| user::mappings_of(&spec));
+    let spec = spec::load_outline(&launch.bundle)?;
+    let has_user = user::path_of(spec.namespaces())?.is_some();
+    let mappings = has_user.then(|| spec.mappings());
     stdio::give_to_user(&launch.stdio, &process, mappings.as_ref())?;
     process::start_session("exec")?;
-    let score = spec.process().as_ref().and_then(oci_spec::runtime::Process::oom_score_adj);
-    limits::set_oom_score(process.oom_score_adj().or(score), voice)?;
+    limits::set_oom_score(process.oom_score_adj().or(spec.oom_score_adj()), voice)?;
 
     // Before the bundle is out of reach.
-    let filter = process::Filter::of(&spec, &launch.bundle)?;
-    // In a user namespace no procfs of the pod's processes can be made.
-    let proc = sysctl::fresh_proc()?;
+    let filter = spec.filter(&launch.bundle)?;
     limits::raise_hard(&process);
     rustix::thread::move_into_thread_name_spaces(init.as_fd(), namespaces(has_user))
         .during(Step::Namespace, "failed to join the container's namespaces")?;

@@ -7,7 +7,7 @@ use rustix::process::Pid;
 
 use crate::channel::{MAX_FRAME, Word};
 use crate::spawn::{self, ChildPid, Spawned};
-use crate::{ContainerLaunch, LaunchError, stdio};
+use crate::{ContainerLaunch, LaunchError, procfs, stdio};
 
 /// A process that was cloned and is being set up.
 #[derive(Debug)]
@@ -42,6 +42,7 @@ const MAX_NOTICES: usize = 64;
 /// Where it fails no process is left: a child that was cloned has been killed and reaped.
 pub fn start_container(launch: &ContainerLaunch<'_>) -> Result<Launching, LaunchError> {
     stdio::keep_null();
+    procfs::keep_processes();
     let pid = ChildPid::Given(launch.pid);
     let spawned = spawn::spawn(&pid, &launch.cgroup, |token, voice| {
         crate::container::run(launch, token, voice)

@@ -1,11 +1,12 @@
 //! What containers and exec sessions have in common: from being inside to execve.
 
 use std::convert::Infallible;
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
 use rustix::fs::{Gid, Mode, OFlags, Uid};
@@ -24,7 +25,7 @@ pub(crate) struct Preparation<'a> {
     /// The filter, where the container has one.
     pub(crate) filter: Option<Filter>,
     pub(crate) command: Command,
-    /// A fresh procfs of the container's PID namespace.
+    /// A procfs of ours.
     pub(crate) proc: &'a OwnedFd,
     /// The container's root.
     pub(crate) root: &'a OwnedFd,
@@ -102,18 +103,27 @@ pub const FILTER_FILE: &str = "seccomp.bpf";
 /// The longest such file: what the kernel takes, and some.
 const MAX_FILTER_BYTES: u64 = 64 * 1024;
 
+/// The filter of the default profile is shorter: it is read at once.
+const USUAL_FILTER_BYTES: usize = 8 * 1024;
+
 impl Filter {
     /// The filter of a container's spec: as the bundle has it, or compiled.
     pub(crate) fn of(spec: &Spec, bundle: &Path) -> Done<Option<Self>> {
         let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
         let Some(profile) = profile else { return Ok(None) };
-        let mut bytes = Vec::new();
-        let read = File::open(bundle.join(FILTER_FILE))
-            .and_then(|file| file.take(MAX_FILTER_BYTES).read_to_end(&mut bytes));
-        match read.ok().and_then(|_| seccomp::Program::from_bytes(&bytes)) {
-            Some(program) => Ok(Some(Self::from_program(&program))),
+        match Self::compiled(bundle) {
+            Some(filter) => Ok(Some(filter)),
             None => Self::compile(profile).map(Some),
         }
+    }
+
+    /// The filter as the bundle has it, where it has a usable one.
+    pub(crate) fn compiled(bundle: &Path) -> Option<Self> {
+        let mut bytes = Vec::with_capacity(USUAL_FILTER_BYTES);
+        let read = File::open(bundle.join(FILTER_FILE))
+            .and_then(|file| file.take(MAX_FILTER_BYTES).read_to_end(&mut bytes));
+        read.ok()?;
+        seccomp::Program::from_bytes(&bytes).map(|program| Self::from_program(&program))
     }
 
     pub(crate) fn compile(profile: &LinuxSeccomp) -> Done<Self> {
@@ -219,9 +229,12 @@ fn set_label(process: &Process, proc: &OwnedFd) -> Done {
 }
 
 fn write_label(proc: &OwnedFd, files: &[&str], text: &str, what: &str) -> Done {
+    let during = "failed to find the process";
+    // By the number that the procfs gives it, which is another one than in the container.
+    let own = rustix::fs::readlinkat(proc, "self", Vec::new()).during(Step::Label, during)?;
+    let own = Path::new(OsStr::from_bytes(own.as_bytes()));
     let mut cause = None;
     for file in files {
-        let own = PathBuf::from(rustix::process::getpid().as_raw_pid().to_string());
         let written = sys::root::open_in_mount(proc, &own.join(file), OFlags::WRONLY)
             .and_then(|fd| File::from(fd).write_all(text.as_bytes()));
         match written {

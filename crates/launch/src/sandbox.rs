@@ -18,7 +18,9 @@ use crate::channel::{self, Voice, Word};
 use crate::namespaces::Kind;
 use crate::spawn::{self, ChildPid, Spawned};
 use crate::step::{Done, During};
-use crate::{LaunchError, PidNamespace, Placement, Step, filesystem, process, sysctl, user};
+use crate::{
+    LaunchError, PidNamespace, Placement, Step, filesystem, process, procfs, sysctl, user,
+};
 
 /// Namespaces to be made; each is pinned at the path given for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -69,6 +71,7 @@ pub struct NamespaceHandles {
 pub fn make_sandbox_namespaces(
     wanted: &SandboxNamespaces,
 ) -> Result<NamespaceHandles, LaunchError> {
+    procfs::keep_all();
     let user = wanted.user.as_ref().map(|user| user::make(&user.mappings)).transpose()?;
     let handles = hold_and_pin(wanted, user)?;
     // Some values mean what they mean only to the host's root, who may set all of them.
@@ -105,12 +108,11 @@ fn hold_and_pin(
             Some(user) => user::enter(user.as_fd()),
             None => Ok(()),
         });
-        let made = made
-            .and_then(|()| {
-                sys::fds::close_inherited(token, &[voice.as_fd()])
-                    .during(Step::Stdio, "failed to close descriptors")
-            })
-            .and_then(|()| make(wanted));
+        let made = made.and_then(|()| procfs::all()).and_then(|proc| {
+            sys::fds::close_inherited(token, &[voice.as_fd(), proc.as_fd()])
+                .during(Step::Stdio, "failed to close descriptors")?;
+            make(wanted, &proc)
+        });
         match made {
             Err(failure) => failure,
             Ok(()) => hold(voice),
@@ -138,7 +140,7 @@ fn set_from_outside(
                         .during(Step::Namespace, "failed to join a namespace")
                 })
             })
-            .and_then(|()| set_sysctls(wanted));
+            .and_then(|()| set_sysctls(wanted, &procfs::all()?));
         match set {
             Err(failure) => failure,
             Ok(()) => hold(voice),
@@ -178,7 +180,7 @@ fn remove_pin(path: &Path) -> io::Result<()> {
 }
 
 /// In the child: makes the namespaces and sets what belongs to them.
-fn make(wanted: &SandboxNamespaces) -> Done {
+fn make(wanted: &SandboxNamespaces, proc: &OwnedFd) -> Done {
     let new = NewNamespaces {
         net: wanted.net.is_some(),
         ipc: wanted.ipc.is_some(),
@@ -193,13 +195,12 @@ fn make(wanted: &SandboxNamespaces) -> Done {
     if wanted.user.is_some() || wanted.sysctls.is_empty() {
         return Ok(());
     }
-    set_sysctls(wanted)
+    set_sysctls(wanted, proc)
 }
 
-fn set_sysctls(wanted: &SandboxNamespaces) -> Done {
-    let proc = sysctl::fresh_proc()?;
+fn set_sysctls(wanted: &SandboxNamespaces, proc: &OwnedFd) -> Done {
     for (key, value) in &wanted.sysctls {
-        set_sysctl(wanted, &proc, key, value)?;
+        set_sysctl(wanted, proc, key, value)?;
     }
     Ok(())
 }

@@ -7,11 +7,15 @@ use std::path::Path;
 use oci_spec::runtime::{Process, Spec};
 
 use crate::container::{check_supported, unsupported};
+use crate::outline::Outline;
 use crate::step::{Done, During};
 use crate::{ChildFailure, Step};
 
 /// The longest spec that is read: a thousand mounts and a long seccomp profile fit many times.
 const MAX_SPEC_BYTES: u64 = 8 * 1024 * 1024;
+
+/// A spec with a dozen mounts and the default filter is not longer: it is read at once.
+const USUAL_SPEC_BYTES: usize = 32 * 1024;
 
 /// Reads and checks `config.json`.
 pub(crate) fn load(bundle: &Path) -> Done<Spec> {
@@ -23,6 +27,11 @@ pub(crate) fn load(bundle: &Path) -> Done<Spec> {
 
 /// Reads `config.json`, of which only a part is to be used.
 pub(crate) fn load_unchecked(bundle: &Path) -> Done<Spec> {
+    parse(&bundle.join("config.json"))
+}
+
+/// Reads of `config.json` what an exec needs.
+pub(crate) fn load_outline(bundle: &Path) -> Done<Outline> {
     parse(&bundle.join("config.json"))
 }
 
@@ -38,7 +47,7 @@ pub(crate) fn parse_value(value: &serde_json::Value) -> Done<Spec> {
 }
 
 fn parse<T: serde::de::DeserializeOwned>(path: &Path) -> Done<T> {
-    let mut text = Vec::new();
+    let mut text = Vec::with_capacity(USUAL_SPEC_BYTES);
     let read = File::open(path).and_then(|f| f.take(MAX_SPEC_BYTES + 1).read_to_end(&mut text));
     let length = read.during_on(Step::Spec, "failed to read", path)?;
     if u64::try_from(length).unwrap_or(u64::MAX) > MAX_SPEC_BYTES {

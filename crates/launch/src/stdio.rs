@@ -50,6 +50,7 @@ pub(crate) fn take(stdio: &Stdio<'_>, token: &ChildToken, keep: &[BorrowedFd<'_>
 /// Uses the container's own null device where it has one, as its programs expect to find it.
 ///
 /// `proc` is a procfs of ours: by it the node is opened after it was verified, and no other one.
+/// Whose processes it numbers does not matter, as long as the caller is among them.
 pub(crate) fn use_containers_null(nulls: Nulls, root: &OwnedFd, proc: &OwnedFd) -> Done {
     let Ok(node) = sys::root::open(root, Path::new("/dev/null"), OFlags::PATH) else {
         return Ok(());

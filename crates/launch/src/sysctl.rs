@@ -11,21 +11,26 @@ use rustix::io::Errno;
 
 use crate::namespaces::{Kind, Plan};
 use crate::step::{Done, During};
-use crate::{ChildFailure, Step, filesystem};
+use crate::{ChildFailure, Step, procfs};
 
-/// Opens a fresh procfs of the calling process' namespaces, attached nowhere.
-pub(crate) fn fresh_proc() -> Done<OwnedFd> {
-    filesystem::new_mount("proc", Some("proc"), &[])
-        .during(Step::Sysctl, "failed to open a fresh procfs")
+/// Opens what the parameters of the spec are written by, where there are any. To be called while
+/// the caller is the host's root.
+pub(crate) fn open_for(spec: &Spec) -> Done<Option<OwnedFd>> {
+    parameters(spec).next().is_some().then(procfs::fresh).transpose()
 }
 
 /// Sets the parameters of the spec.
-pub(crate) fn set_of_container(spec: &Spec, plan: &Plan, proc: &OwnedFd) -> Done {
-    let sysctl = spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
-    for (key, value) in sysctl.into_iter().flatten() {
+pub(crate) fn set_of_container(spec: &Spec, plan: &Plan, proc: Option<&OwnedFd>) -> Done {
+    let Some(proc) = proc else { return Ok(()) };
+    for (key, value) in parameters(spec) {
         set(proc, key, value, |kind| plan.has_own(kind))?;
     }
     Ok(())
+}
+
+fn parameters(spec: &Spec) -> impl Iterator<Item = (&String, &String)> {
+    let linux = spec.linux().as_ref();
+    linux.and_then(|linux| linux.sysctl().as_ref()).into_iter().flatten()
 }
 
 /// Sets one parameter, if it belongs to a namespace that is not the host's.

@@ -9,7 +9,7 @@ use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespace, LinuxNamespaceType, Spec};
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::process::Pid;
 use rustix::thread::LinkNameSpaceType;
@@ -19,7 +19,7 @@ use types::{IdMapping, UserNamespace};
 use crate::channel::{self, Word};
 use crate::spawn::{self, ChildPid};
 use crate::step::{Done, During};
-use crate::{ChildFailure, LaunchError, PidNamespace, Placement, Step, process, sysctl};
+use crate::{ChildFailure, LaunchError, PidNamespace, Placement, Step, process, procfs};
 
 /// The user namespace of a container.
 #[derive(Debug)]
@@ -31,7 +31,8 @@ pub(crate) struct User {
 impl User {
     /// Opens the user namespace that a spec joins; `None` where it is the host's.
     pub(crate) fn of(spec: &Spec) -> Done<Option<Self>> {
-        let Some(path) = path_of(spec)? else {
+        let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref());
+        let Some(path) = path_of(namespaces.unwrap_or_default())? else {
             return refuse_mappings(spec).map(|()| None);
         };
         let namespace =
@@ -75,15 +76,9 @@ pub(crate) fn mappings(from: &[LinuxIdMapping]) -> Vec<IdMapping> {
     from.iter().map(one).collect()
 }
 
-/// Whether a spec's container has a user namespace that is not the host's.
-pub(crate) fn is_asked_for(spec: &Spec) -> bool {
-    path_of(spec).is_ok_and(|path| path.is_some())
-}
-
-fn path_of(spec: &Spec) -> Done<Option<PathBuf>> {
-    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
-    let mut found =
-        namespaces.into_iter().flatten().filter(|n| n.typ() == LinuxNamespaceType::User);
+/// The user namespace that a container joins; `None` where it is the host's.
+pub(crate) fn path_of(namespaces: &[LinuxNamespace]) -> Done<Option<PathBuf>> {
+    let mut found = namespaces.iter().filter(|n| n.typ() == LinuxNamespaceType::User);
     match (found.next(), found.next()) {
         (None, _) => Ok(None),
         (Some(namespace), None) => match namespace.path() {
@@ -129,7 +124,8 @@ pub(crate) fn become_root() -> Done {
 ///
 /// The caller must have one thread.
 pub(crate) fn make(mappings: &UserNamespace) -> Result<OwnedFd, LaunchError> {
-    let proc = sysctl::fresh_proc().map_err(LaunchError::Child)?;
+    procfs::keep_all();
+    let proc = procfs::all().map_err(LaunchError::Child)?;
     let pid = ChildPid::Given(PidNamespace::Host);
     let child = spawn::spawn(&pid, &Placement::default(), |token, voice| {
         let made = process::isolate()

@@ -4,8 +4,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use monitor_proto::{
-    Attach, Exec, ExecId, ExecStarted, FailureKind, MakeSandbox, Op, Reply, ResizeTty, SandboxMade,
-    Signal, StartContainer, Started,
+    Attach, Exec, ExecId, ExecStarted, FailureKind, MakeSandbox, Op, ReaperRequest, Reply,
+    ResizeTty, SandboxMade, Signal, StartContainer, Started,
 };
 use types::ContainerId;
 
@@ -23,6 +23,20 @@ impl Monitor {
     pub async fn make_sandbox(&self, wanted: MakeSandbox) -> Result<SandboxMade, MonitorError> {
         let (reply, _) =
             self.call("make_sandbox", Op::MakeSandbox(wanted), &[], DEFAULT_DEADLINE).await?;
+        match reply {
+            Reply::SandboxMade(made) => Ok(made),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Starts the reaper of a sandbox that was made without one. May be repeated. Needs
+    /// [`monitor_proto::Features::LATE_REAPER`].
+    ///
+    /// # Errors
+    /// Where it fails there is none; after a deadline it may still come.
+    pub async fn start_reaper(&self, wanted: ReaperRequest) -> Result<SandboxMade, MonitorError> {
+        let (reply, _) =
+            self.call("start_reaper", Op::StartReaper(wanted), &[], DEFAULT_DEADLINE).await?;
         match reply {
             Reply::SandboxMade(made) => Ok(made),
             other => Err(self.unexpected(&other)),

@@ -23,6 +23,8 @@ impl Features {
     pub const PROGRAMS: Self = Self(1 << 2);
     /// A runtime program finds owners mapped that are to be.
     pub const MAPPED_PROGRAMS: Self = Self(1 << 3);
+    /// The reaper can be started after the namespaces were made.
+    pub const LATE_REAPER: Self = Self(1 << 4);
 
     /// The bits of both.
     #[must_use]

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use types::ContainerId;
 
 use crate::{
-    Exec, ExecId, ExecStarted, Exit, Failure, Hello, HelloReply, MakeSandbox, SandboxMade,
-    StartContainer, Started, StatePage,
+    Exec, ExecId, ExecStarted, Exit, Failure, Hello, HelloReply, MakeSandbox, ReaperRequest,
+    SandboxMade, StartContainer, Started, StatePage,
 };
 
 /// What a daemon sends.
@@ -25,6 +25,9 @@ pub enum Op {
     Hello(Hello),
     /// Answered by [`Reply::SandboxMade`].
     MakeSandbox(MakeSandbox),
+    /// Starts the reaper of a sandbox that was made without one. Needs
+    /// [`crate::Features::LATE_REAPER`]. Answered by [`Reply::SandboxMade`].
+    StartReaper(ReaperRequest),
     /// Answered by [`Reply::Started`].
     StartContainer(Box<StartContainer>),
     /// Answered by [`Reply::ExecStarted`].
@@ -146,7 +149,7 @@ pub enum Message {
 pub enum Reply {
     /// To [`Op::Hello`]; a pidfd of the monitor goes with it.
     Hello(HelloReply),
-    /// To [`Op::MakeSandbox`].
+    /// To [`Op::MakeSandbox`] and [`Op::StartReaper`].
     SandboxMade(SandboxMade),
     /// To [`Op::StartContainer`].
     Started(Started),

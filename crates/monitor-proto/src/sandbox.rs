@@ -32,7 +32,7 @@ pub struct MakeSandbox {
     /// Kernel parameters of the new namespaces.
     #[serde(default)]
     pub sysctls: BTreeMap<String, String>,
-    /// A PID namespace of the pod with a reaper in it, or `None` for neither.
+    /// A PID namespace of the pod with a reaper in it, or `None` for neither, or for both later.
     #[serde(default)]
     pub reaper: Option<ReaperRequest>,
 }
@@ -54,7 +54,7 @@ pub struct ReaperRequest {
     pub cgroup: CgroupPlacement,
 }
 
-/// The answer to [`MakeSandbox`].
+/// The answer to [`MakeSandbox`], and to [`crate::Op::StartReaper`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxMade {
     /// The reaper's process, where one was asked for.

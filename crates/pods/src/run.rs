@@ -1,16 +1,16 @@
 //! RunPodSandbox: the steps that make a sandbox, and their undoing.
 //!
-//! Every name that a step uses follows from the sandbox's id, and the record is on
-//! disk, synced, before the first step: so the undoing needs no list of what was
+//! Every name that a step uses follows from the sandbox's id, and the record is
+//! written before the first step, and synced before the first one whose work outlives a
+//! power cut, the network's: so the undoing needs no list of what was
 //! done. It is the sandbox's ordinary stop and removal, each step of which takes
 //! "it is not there" for done.
 
 use std::{path::Path, sync::Arc};
 
-use monitor_client::{CgroupPlacement, Failure, MakeSandbox, ReaperRequest, UserRequest};
+use monitor_client::{CgroupPlacement, Failure, Features, MakeSandbox, ReaperRequest, UserRequest};
 use network::{AttachRequest, DetachRequest};
 use rustix::io::Errno;
-use state::Durability;
 use tracing::{info, warn};
 use types::{LinuxResources, NamespaceMode, PidMode, SandboxConfig, SandboxId};
 
@@ -73,7 +73,7 @@ pub(crate) async fn create(inner: &Arc<Inner>, config: &SandboxConfig) -> Result
     let record = plan(inner, config)?;
     let id = record.id.clone();
     crate::log::name_sandbox(&record);
-    let result = inner.write_sandbox(Arc::new(record.clone()), Durability::PowerCut).await;
+    let result = inner.write_sandbox(Arc::new(record.clone())).await;
     let _making = inner.index.making(&record);
     let (mut task, queue) = inner.task(record);
     match async {
@@ -129,20 +129,39 @@ fn plan(inner: &Inner, config: &SandboxConfig) -> Result<SandboxRecord> {
 
 /// Does all steps; where one fails the caller undoes them. All that were begun have ended then.
 async fn build(task: &mut PodTask) -> Result<()> {
-    make_dirs(task).await?;
-    let files = write_files(task);
-    let (files, attachment) = tokio::join!(files, async {
-        make_namespaces(task).await?;
-        attach(task).await
-    });
-    files?;
-    let attachment = attachment?;
+    // What is made meanwhile is the kernel's and the state directory's: of another boot neither
+    // is left.
+    let synced = task.inner.sync_sandbox(task.id());
+    let (synced, prepared) = tokio::join!(synced, prepare(task));
+    let place = prepared?;
+    if let Err(error) = synced {
+        release(place.and_then(|place| place.holder)).await;
+        return Err(error);
+    }
+    // The network needs no process of the pod, and the process no network.
+    let reaper = start_reaper(task, place);
+    let (reaper, attachment) = tokio::join!(reaper, attach(task));
+    let (reaper, attachment) = (reaper?, attachment?);
     task.update(|r| {
+        r.process = r.process.or(reaper);
         r.attachment = attachment;
         r.phase = SandboxPhase::Ready;
     })
     .await;
     Ok(())
+}
+
+/// Does all that comes before the network. Gives the place of a reaper that is still to be started.
+async fn prepare(task: &mut PodTask) -> Result<Option<Place>> {
+    make_dirs(task).await?;
+    let files = write_files(task);
+    let (files, place) = tokio::join!(files, make_namespaces(task));
+    let place = place?;
+    if let Err(error) = files {
+        release(place.and_then(|place| place.holder)).await;
+        return Err(error);
+    }
+    Ok(place)
 }
 
 async fn make_dirs(task: &PodTask) -> Result<()> {
@@ -203,18 +222,48 @@ async fn spawn_monitor(task: &mut PodTask) -> Result<()> {
     Ok(())
 }
 
-/// Starts the monitor while the reaper's cgroup is made, and has it make the namespaces.
-async fn make_namespaces(task: &mut PodTask) -> Result<()> {
+/// Starts the monitor while the reaper's cgroup is made, and has it make the namespaces. Gives the
+/// place of a reaper that is still to be started.
+async fn make_namespaces(task: &mut PodTask) -> Result<Option<Place>> {
     let place = reaper_place(task);
     let (spawned, place) = tokio::join!(spawn_monitor(task), place);
-    let (place, holder) = place?.map(|place| (place.placement, place.holder)).unzip();
-    let holder = holder.flatten();
+    let place = place?;
+    let is_late = task.handle.monitor().is_some_and(|m| m.features().has(Features::LATE_REAPER));
+    let placement = place.as_ref().filter(|_| !is_late).map(|place| place.placement.clone());
     let made = match spawned {
-        Ok(()) => ask_for_namespaces(task, place).await,
+        Ok(()) => ask_for_namespaces(task, placement).await,
         Err(error) => Err(error),
     };
-    release(holder).await;
-    made
+    match (made, place) {
+        (Ok(()), Some(place)) if is_late => Ok(Some(place)),
+        (made, place) => {
+            release(place.and_then(|place| place.holder)).await;
+            made.map(|()| None)
+        }
+    }
+}
+
+/// Has the monitor start the reaper, where that is still to be done; the task is not borrowed.
+fn start_reaper(
+    task: &PodTask,
+    place: Option<Place>,
+) -> impl Future<Output = Result<Option<i32>>> + use<> {
+    let (inner, record, monitor) = (task.inner.clone(), task.record.clone(), task.handle.monitor());
+    async move {
+        let Some(Place { placement, holder }) = place else { return Ok(None) };
+        let started = match monitor {
+            Some(monitor) => monitor.start_reaper(ReaperRequest { cgroup: placement }).await,
+            None => return Err(Error::Stopping),
+        };
+        release(holder).await;
+        let made = started.map_err(|source| Error::Monitor {
+            what: format!("start the process of sandbox {}", record.id),
+            source: Box::new(source),
+        })?;
+        let told = SandboxRecord { process: made.reaper_pid, ..(*record).clone() };
+        inner.index.update_making(&Arc::new(told));
+        Ok(made.reaper_pid)
+    }
 }
 
 /// Makes the cgroup of the sandbox's own process, the reaper, where it has one; the task is not borrowed.

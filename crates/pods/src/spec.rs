@@ -337,14 +337,10 @@ fn resolve_user(
     config: &ContainerConfig,
     image: &Image,
 ) -> std::result::Result<ResolvedUser, UserFailure> {
-    let read = |path: &str| {
-        inner
-            .services
-            .snapshots
-            .view_file(&image.layers, Path::new(path), container_spec::MAX_USER_FILE_BYTES)
-            .map_err(UserFailure::View)
-    };
-    let (passwd, group) = (read("etc/passwd")?, read("etc/group")?);
+    let paths = ["etc/passwd", "etc/group"].map(Path::new);
+    let limit = container_spec::MAX_USER_FILE_BYTES;
+    let files = inner.services.snapshots.view_files(&image.layers, paths, limit);
+    let [passwd, group] = files.map_err(UserFailure::View)?;
     let request = container_spec::UserRequest::from(&config.security);
     container_spec::resolve_user(&request, &image.config.user, passwd.as_deref(), group.as_deref())
         .map_err(UserFailure::User)

@@ -89,30 +89,57 @@ impl Snapshots {
         path: &Path,
         max_len: usize,
     ) -> Result<Option<Vec<u8>>, SnapshotError> {
-        let view = self.open_view(layers)?;
-        let failed = |action: &str| {
-            let action = format!("{action} {}", path.display());
-            move |source: io::Error| SnapshotError::View { action, source }
-        };
-        // A FIFO or a device must not block: O_NONBLOCK, and nothing is read before the kind is known.
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let file = match sys::root::open(&view, path, flags) {
-            Ok(file) => File::from(file),
-            Err(e) if is_absent(&e) => return Ok(None),
-            Err(e) => return Err(failed("open")(e)),
-        };
-        let meta = file.metadata().map_err(failed("look at"))?;
-        if !meta.is_file() {
-            return Err(SnapshotError::NotRegular { path: path.to_owned() });
-        }
-        let limit = u64::try_from(max_len).unwrap_or(u64::MAX);
-        let mut content = Vec::new();
-        file.take(limit.saturating_add(1)).read_to_end(&mut content).map_err(failed("read"))?;
-        if content.len() > max_len {
-            return Err(SnapshotError::TooLong { path: path.to_owned(), max: max_len });
-        }
-        Ok(Some(content))
+        let [content] = self.view_files(layers, [path], max_len)?;
+        Ok(content)
     }
+
+    /// The same for some files, with one mount for all of them.
+    ///
+    /// # Errors
+    /// As [`Snapshots::view_file`].
+    pub fn view_files<const N: usize>(
+        &self,
+        layers: &[DiffId],
+        paths: [&Path; N],
+        max_len: usize,
+    ) -> Result<[Option<Vec<u8>>; N], SnapshotError> {
+        let view = self.open_view(layers)?;
+        let mut contents = [const { None }; N];
+        for (path, content) in paths.into_iter().zip(&mut contents) {
+            *content = read_file(&view, path, max_len)?;
+        }
+        Ok(contents)
+    }
+}
+
+/// Reads a regular file of a view; `None` where there is none.
+fn read_file(
+    view: &OwnedFd,
+    path: &Path,
+    max_len: usize,
+) -> Result<Option<Vec<u8>>, SnapshotError> {
+    let failed = |action: &str| {
+        let action = format!("{action} {}", path.display());
+        move |source: io::Error| SnapshotError::View { action, source }
+    };
+    // A FIFO or a device must not block: O_NONBLOCK, and nothing is read before the kind is known.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = match sys::root::open(view, path, flags) {
+        Ok(file) => File::from(file),
+        Err(e) if is_absent(&e) => return Ok(None),
+        Err(e) => return Err(failed("open")(e)),
+    };
+    let meta = file.metadata().map_err(failed("look at"))?;
+    if !meta.is_file() {
+        return Err(SnapshotError::NotRegular { path: path.to_owned() });
+    }
+    let limit = u64::try_from(max_len).unwrap_or(u64::MAX);
+    let mut content = Vec::new();
+    file.take(limit.saturating_add(1)).read_to_end(&mut content).map_err(failed("read"))?;
+    if content.len() > max_len {
+        return Err(SnapshotError::TooLong { path: path.to_owned(), max: max_len });
+    }
+    Ok(Some(content))
 }
 
 /// Not there, or a link into nowhere, or a loop of links, or a device without a driver.

@@ -208,6 +208,19 @@ impl Store {
         Ok(())
     }
 
+    /// Makes a record that was written for [`Durability::Process`] outlive a power cut.
+    ///
+    /// # Errors
+    /// Fails where the disk does, or where there is no record.
+    pub fn sync(&self, name: &str) -> Result<(), StoreError> {
+        let path = self.path(name)?;
+        let sync = || {
+            File::open(&path)?.sync_data()?;
+            File::open(&self.dir)?.sync_all()
+        };
+        sync().map_err(|source| StoreError::Write { path: path.clone(), source })
+    }
+
     /// Removes a record; one that is not there is no error.
     ///
     /// # Errors
@@ -375,6 +388,8 @@ mod tests {
         let s = store(dir.path());
         s.put("a", &vec![1, 2], Durability::Process).unwrap();
         s.put("a", &vec![3], Durability::PowerCut).unwrap();
+        s.sync("a").unwrap();
+        assert!(matches!(s.sync("b"), Err(StoreError::Write { .. })));
         let all = s.load_all::<Vec<u8>>().unwrap();
         assert_eq!(all.len(), 1);
         assert_eq!(all[0].value.as_ref().unwrap(), &vec![3]);

@@ -1,6 +1,9 @@
 //! Starting, ending, signals, namespaces.
 
-use monitor_client::{ContainerPhase, ContainerPid, Event, FailureKind, Notice};
+use monitor_client::{
+    CgroupPlacement, ContainerPhase, ContainerPid, Event, FailureKind, Features, MakeSandbox,
+    Notice, ReaperRequest,
+};
 use types::ContainerId;
 
 use crate::ground::{Ground, change_spec, until};
@@ -132,6 +135,37 @@ async fn the_state_of_many_containers_is_complete() {
     let state = pod.monitor.state().await.expect("state");
     assert_eq!(state.containers.iter().map(|c| c.id.clone()).collect::<Vec<_>>(), ids);
     pod.end().await;
+}
+
+#[tokio::test]
+async fn the_reaper_may_come_after_the_namespaces() {
+    let ground = Ground::new();
+    let pod = ground.spawn().await;
+    assert!(pod.monitor.features().has(Features::LATE_REAPER));
+    let reaper = ReaperRequest::default();
+    let error = pod.monitor.start_reaper(reaper.clone()).await.expect_err("no namespaces");
+    assert!(error.is_kind(FailureKind::Invalid), "{error}");
+    let without = MakeSandbox { reaper: None, ..ground.sandbox() };
+    let made = pod.monitor.make_sandbox(without.clone()).await.expect("made");
+    assert_eq!(made.reaper_pid, None);
+    let made = pod.monitor.start_reaper(reaper.clone()).await.expect("started");
+    let pid = made.reaper_pid.expect("a reaper");
+    assert_eq!(pod.monitor.start_reaper(reaper.clone()).await.expect("the same"), made);
+    // It is as if it had been asked for at once.
+    let state = pod.monitor.state().await.expect("state");
+    assert_eq!(state.made, Some(MakeSandbox { reaper: Some(reaper), ..without }));
+    assert_eq!(state.reaper.map(|reaper| (reaper.pid, reaper.alive)), Some((pid, true)));
+    assert_eq!(pod.monitor.make_sandbox(ground.sandbox()).await.expect("made"), made);
+    let elsewhere = ReaperRequest {
+        cgroup: CgroupPlacement { procs_files: vec!["/none".into()], ..Default::default() },
+    };
+    let error = pod.monitor.start_reaper(elsewhere).await.expect_err("refused");
+    assert!(error.is_kind(FailureKind::AlreadyExists), "{error}");
+    let joined = std::fs::read_link(format!("/proc/{pid}/ns/net")).expect("read");
+    let own = std::fs::read_link("/proc/self/ns/net").expect("read");
+    assert_ne!(joined, own);
+    pod.end().await;
+    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use types::SandboxId;
@@ -150,7 +150,7 @@ impl Leases {
     /// Notes the address that was given last.
     fn remember(&self, set: usize, address: IpAddr) -> Result<(), NetworkError> {
         let path = self.last_path(set);
-        fs::write(&path, address.to_string()).map_err(|source| {
+        overwrite(&path, address.to_string().as_bytes()).map_err(|source| {
             // Without it the same address would be tried first for ever: harmless, but the
             // disk is full, and the pod's record will fail next.
             let _ = self.remove(address);
@@ -230,6 +230,18 @@ impl Leases {
     }
 }
 
+/// Writes a short file in its place. One that is emptied first gives its block back, and where
+/// the disk is told of free blocks the kernel waits for it.
+fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+    file.write_all(bytes)?;
+    let length = bytes.len() as u64;
+    if file.metadata()?.len() > length {
+        file.set_len(length)?;
+    }
+    Ok(())
+}
+
 impl Range {
     fn holds(&self, address: IpAddr) -> bool {
         self.subnet.contains(address)
@@ -305,6 +317,13 @@ mod tests {
         assert_eq!(read("fd00::2"), format!("{id}\r\neth0"));
         assert_eq!(read("last_reserved_ip.0"), "10.213.0.2");
         assert_eq!(read("last_reserved_ip.1"), "fd00::2");
+        // A longer address before leaves nothing behind.
+        let last = dir.path().join("net/last_reserved_ip.0");
+        for text in ["10.213.0.200", "10.213.0.3", "10.213.0.45"] {
+            overwrite(&last, text.as_bytes()).unwrap();
+            assert_eq!(read("last_reserved_ip.0"), text);
+        }
+        overwrite(&last, b"10.213.0.2").unwrap();
         leases.release(&id, &[]).unwrap();
         leases.release(&id, &[]).unwrap();
         assert!(leases.is_empty().unwrap());

@@ -29,6 +29,11 @@ impl Tally {
         }
     }
 
+    /// Names what failed of a step that has its own counts.
+    pub fn name(&mut self, what: String) {
+        self.broken.push(what);
+    }
+
     /// Counts a step as failed.
     pub fn fail(&mut self, name: &str, why: &str) {
         println!("{name}: {why}");

@@ -9,6 +9,9 @@ use crate::command::{cargo_program, watch};
 use crate::guest::{self, Outcome};
 use crate::tally::Tally;
 
+/// The number of the try that nothing follows, as cargo-nextest tells it.
+const LAST_TRY: &str = "2";
+
 /// Tests beside the code, with cargo-nextest where it is installed.
 pub fn unit(tally: &mut Tally) {
     let everything = ["--workspace", "--locked", "--no-fail-fast"];
@@ -81,19 +84,42 @@ fn counted(tally: &mut Tally, name: &str, mut command: Command) {
     // Counts are taken from the output; colours would be in the way.
     command.env("NO_COLOR", "1").env("CARGO_TERM_COLOR", "never");
     let (mut passed, mut failed) = (0, 0);
+    let mut names = Vec::new();
     let result = watch(command, |line| {
         if let Some((more_passed, more_failed)) = counts(line) {
             passed += more_passed;
             failed += more_failed;
         }
+        names.extend(failure(line).filter(|name| !names.contains(name)));
     });
     tally.add(name, passed, failed);
+    for failed in names {
+        tally.name(failed);
+    }
     match result {
         Ok(true) if passed + failed == 0 => tally.fail(name, "nothing was counted"),
         Ok(false) if failed == 0 => tally.fail(name, "it failed without a failed test"),
         Ok(_) => {}
         Err(error) => tally.fail(name, &format!("{error:#}")),
     }
+}
+
+/// The name of a test that failed, in a line of cargo-nextest or of our suite's table. A try that
+/// another one follows is none.
+pub fn failure(line: &str) -> Option<String> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let of_nextest = || {
+        let last = line.split_once("] ").map(|(_, name)| name.trim());
+        let last_try = words.strip_prefix(&["TRY", LAST_TRY]).unwrap_or(&words);
+        let is_end = matches!(last_try, ["FAIL" | "TIMEOUT" | "SIGABRT" | "SIGSEGV", ..]);
+        last.filter(|_| is_end && line.starts_with(' '))
+    };
+    let of_suite = || match words.as_slice() {
+        // The table's line, not the one of the moment.
+        [name, "FAILED", ..] if name.contains('.') && !line.starts_with(' ') => Some(*name),
+        _ => None,
+    };
+    of_nextest().or_else(of_suite).map(str::to_owned)
 }
 
 /// The counts in the summary line of cargo test, cargo-nextest or our suite.
@@ -116,7 +142,30 @@ pub fn counts(line: &str) -> Option<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::counts;
+    use super::{counts, failure};
+
+    #[test]
+    fn failed_tests_are_named() {
+        for (line, expected) in [
+            (
+                "        FAIL [   0.1s] (2/9) types signal::tests::a",
+                Some("(2/9) types signal::tests::a"),
+            ),
+            ("  TRY 1 FAIL [   0.1s] (2/9) types signal::tests::a", None),
+            (
+                "  TRY 2 FAIL [   0.1s] (2/9) types signal::tests::a",
+                Some("(2/9) types signal::tests::a"),
+            ),
+            ("  TRY 2 PASS [   0.1s] (2/9) types signal::tests::a", None),
+            ("        PASS [   0.1s] (2/9) types signal::tests::a", None),
+            ("log.is_kept                     FAILED   1.38 s  why", Some("log.is_kept")),
+            ("log.is_kept                     ok   1.38 s", None),
+            ("Corten log.is_kept FAILED 1.4 s", None),
+            ("test a::b ... FAILED", None),
+        ] {
+            assert_eq!(failure(line).as_deref(), expected, "{line}");
+        }
+    }
 
     #[test]
     fn summaries_are_read() {

@@ -56,8 +56,14 @@ enum Which {
     Both,
 }
 
+/// A case with all that it calls is one future, and a build without optimisation has no small ones.
+const STACK: usize = 16 << 20;
+
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let result = runtime.enable_all().thread_stack_size(STACK).build();
+    let result = result.map_err(anyhow::Error::from);
+    match result.and_then(|runtime| runtime.block_on(run(&Arguments::parse()))) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -67,7 +73,6 @@ fn main() -> ExitCode {
     }
 }
 
-#[tokio::main]
 async fn run(arguments: &Arguments) -> Result<bool> {
     if let Some(to) = &arguments.build_images {
         Catalog::build(&Ground::new()?)?.registry.save(to)?;

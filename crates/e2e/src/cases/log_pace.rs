@@ -61,7 +61,7 @@ const NUMBERS: usize = 32768;
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 async fn bounded(c: &Context) -> Result<()> {
-    pace(c, Duration::from_secs(8), Duration::from_millis(2500)).await.map(drop)
+    pace(c, patient(Duration::from_secs(8)), Duration::from_millis(2500)).await.map(drop)
 }
 
 async fn long(c: &Context) -> Result<()> {

@@ -50,6 +50,8 @@ pub enum Need {
     FullCapabilities,
     /// A program that records what is written to a disk.
     Recorder,
+    /// Debian's containerd.
+    Containerd,
     /// The project's own files, and the package archives of its languages.
     Workshop,
 }

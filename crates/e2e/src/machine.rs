@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use testing::Driver;
+use testing::{Containerd, Driver};
 
 use crate::case::{Case, Need};
 
@@ -110,6 +110,7 @@ impl Machine {
             Need::Recorder => {
                 [crate::power::RECORDER, crate::power::FUSE].iter().all(|p| Path::new(p).exists())
             }
+            Need::Containerd => Containerd::version().is_ok(),
             Need::Workshop => {
                 Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/python-env")).exists()
             }

@@ -14,7 +14,7 @@ use types::UserNamespace;
 use crate::mount_table;
 use crate::step::{Done, During, reason};
 use crate::user::{self, User};
-use crate::{ChildFailure, LaunchError, Step, filesystem};
+use crate::{ChildFailure, LaunchError, Step, filesystem, procfs};
 
 /// User namespaces for mounts, each of which maps as one does.
 #[derive(Debug, Default)]
@@ -46,7 +46,7 @@ impl Namespaces {
         match self.known.entry(format!("{wanted:?}")) {
             std::collections::btree_map::Entry::Occupied(known) => Ok(known.into_mut()),
             std::collections::btree_map::Entry::Vacant(free) => {
-                Ok(free.insert(user::make(wanted).map_err(as_failure)?))
+                Ok(free.insert(user::make(wanted, &procfs::fresh()?).map_err(as_failure)?))
             }
         }
     }

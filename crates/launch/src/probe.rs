@@ -15,7 +15,7 @@ use crate::step::{Done, During};
 use crate::user::{self, User};
 use crate::{
     ChildFailure, LaunchError, PidNamespace, Placement, Rootfs, Step, filesystem, namespaces,
-    process, rootfs,
+    process, procfs, rootfs,
 };
 
 /// The first of the host's ids that is tried.
@@ -34,7 +34,8 @@ const IDS: u32 = 1 << 16;
 pub fn probe_user_namespaces(scratch: &Path) -> Result<(), LaunchError> {
     let range = vec![IdMapping { container_id: 0, host_id: FIRST_ID, length: IDS }];
     let mappings = UserNamespace { uids: range.clone(), gids: range };
-    let namespace = user::make(&mappings)?;
+    let proc = procfs::fresh().map_err(LaunchError::Child)?;
+    let namespace = user::make(&mappings, &proc)?;
     let user = User { namespace, mappings };
     let pid = ChildPid::Given(PidNamespace::Host);
     let child =

@@ -72,7 +72,10 @@ pub fn make_sandbox_namespaces(
     wanted: &SandboxNamespaces,
 ) -> Result<NamespaceHandles, LaunchError> {
     procfs::keep_all();
-    let user = wanted.user.as_ref().map(|user| user::make(&user.mappings)).transpose()?;
+    let make = |user: &PinnedUser| {
+        procfs::all().map_err(LaunchError::Child).and_then(|proc| user::make(&user.mappings, &proc))
+    };
+    let user = wanted.user.as_ref().map(make).transpose()?;
     let handles = hold_and_pin(wanted, user)?;
     // Some values mean what they mean only to the host's root, who may set all of them.
     let result = match handles.user {

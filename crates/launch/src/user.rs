@@ -19,7 +19,7 @@ use types::{IdMapping, UserNamespace};
 use crate::channel::{self, Word};
 use crate::spawn::{self, ChildPid};
 use crate::step::{Done, During};
-use crate::{ChildFailure, LaunchError, PidNamespace, Placement, Step, process, procfs};
+use crate::{ChildFailure, LaunchError, PidNamespace, Placement, Step, process};
 
 /// The user namespace of a container.
 #[derive(Debug)]
@@ -122,10 +122,8 @@ pub(crate) fn become_root() -> Done {
 
 /// Makes a user namespace with these ids, owned by the caller's.
 ///
-/// The caller must have one thread.
-pub(crate) fn make(mappings: &UserNamespace) -> Result<OwnedFd, LaunchError> {
-    procfs::keep_all();
-    let proc = procfs::all().map_err(LaunchError::Child)?;
+/// The caller must have one thread. `proc` is a procfs of ours in which the caller's children are.
+pub(crate) fn make(mappings: &UserNamespace, proc: &OwnedFd) -> Result<OwnedFd, LaunchError> {
     let pid = ChildPid::Given(PidNamespace::Host);
     let child = spawn::spawn(&pid, &Placement::default(), |token, voice| {
         let made = process::isolate()
@@ -144,7 +142,7 @@ pub(crate) fn make(mappings: &UserNamespace) -> Result<OwnedFd, LaunchError> {
         }
     })?;
     let result = channel::wait_until_ready(&child.socket)
-        .and_then(|()| map_and_open(&proc, child.pid, mappings));
+        .and_then(|()| map_and_open(proc, child.pid, mappings));
     // It only holds the namespace, which the handle does now.
     spawn::kill_and_reap(&child.pidfd);
     result

@@ -13,7 +13,7 @@ use serde_json::Value;
 use testing::Ground;
 
 use crate::case;
-use crate::case::Case;
+use crate::case::{Case, Need};
 use crate::context::{Context, code, equal, image_spec, refusal};
 use crate::runtime::Runtime;
 
@@ -24,7 +24,10 @@ pub(super) const CASES: &[Case] = &[
     case!("image_care.damage_after_a_power_cut_is_found", power_cut).alone().ours(),
     case!("image_care.verbose_status_tells_layers", verbose).ours(),
     case!("image_care.checked_and_repaired_without_a_daemon", offline).alone().ours(),
-    case!("image_care.containerds_images_are_taken_over", from_containerd).alone().ours(),
+    case!("image_care.containerds_images_are_taken_over", from_containerd)
+        .alone()
+        .ours()
+        .needs(&[Need::Containerd]),
 ];
 
 /// Runs our own command line against the daemon.

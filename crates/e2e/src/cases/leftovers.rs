@@ -46,6 +46,8 @@ async fn crashes(c: &Context) -> Result<()> {
     small.plain_pod().await?;
     small.clean_up().await?;
     let (_, running) = small.waiting_container().await?;
+    // A process that changes its program meanwhile would be another one.
+    small.sh(&running, "until grep -qsx tail /proc/[0-9]*/comm; do sleep 0.01; done").await?;
     let before = Snapshot::take(&runtime.audit_scope())?;
     let root = runtime.with_daemon(|daemon| Ok(daemon.root()))?;
     runtime.kill()?;

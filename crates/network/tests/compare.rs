@@ -62,14 +62,16 @@ const SCENES: &[Scene] = &[
                 { "type": "loopback" },
                 bridge(lab, json!({ "ipMasq": false })),
                 { "type": "bandwidth", "capabilities": { "bandwidth": true } },
+                // Of one pod: with the same address at two of its ports a bridge leads to either.
                 { "type": "tuning", "mtu": 1280, "promisc": true, "allmulti": true,
-                  "mac": "02:00:00:00:02:13",
+                  "capabilities": { "mac": true },
                   "sysctl": { "net.core.somaxconn": "333", "net.ipv4.conf.eth0.log_martians": "1" } },
             ])
         },
         annotations: &[
             ("kubernetes.io/ingress-bandwidth", "20M"),
             ("kubernetes.io/egress-bandwidth", "30M"),
+            ("io.corten.mac", "02:00:00:00:02:13"),
         ],
         ..PLAIN
     },

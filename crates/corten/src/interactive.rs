@@ -1,9 +1,11 @@
 //! A session with a container: our streams to its, until one of them ends.
 
+use std::path::PathBuf;
+
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use clap::ValueEnum;
-use streaming::client::{Reader, RemoteCommand, Transport, Trust, Writer};
+use streaming::client::{Identity, Reader, RemoteCommand, Transport, Trust, Writer};
 use streaming::{Outcome, Streams};
 use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,11 +20,21 @@ const CHUNK: usize = 32 << 10;
 #[derive(clap::Args, Clone, Debug)]
 pub struct TransportArgs {
     /// What carries the streams
-    #[arg(long, value_name = "TRANSPORT", default_value = "spdy")]
+    #[arg(long, short = 'r', value_name = "TRANSPORT", default_value = "spdy")]
     transport: TransportName,
     /// Trust the certificates in this file in place of the system's
-    #[arg(long, value_name = "FILE")]
-    tls_ca_file: Option<std::path::PathBuf>,
+    #[arg(long, alias = "tls-ca-file", value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+    /// Show the certificate in this file to a runtime that asks for one
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The key of that certificate
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// The name that the runtime's certificate must have [default: the host of the
+    /// address that it gives]
+    #[arg(long, visible_alias = "tls-sni", value_name = "NAME")]
+    tls_server_name: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -40,7 +52,13 @@ impl TransportArgs {
     }
 
     pub fn trust(&self) -> Trust {
-        Trust { roots: self.tls_ca_file.clone() }
+        let Self { transport: _, tls_ca, tls_cert, tls_key, tls_server_name } = self;
+        let files = tls_cert.clone().zip(tls_key.clone());
+        Trust {
+            roots: tls_ca.clone(),
+            server_name: tls_server_name.clone(),
+            identity: files.map(|(certificate, key)| Identity { certificate, key }),
+        }
     }
 }
 

@@ -1,9 +1,9 @@
 //! `corten` as a client: exec, attach, port-forward and logs, as people call them.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use testing::wait::patient;
 
 use super::streaming::served;
@@ -23,7 +23,7 @@ pub(super) const CASES: &[Case] = &[
         .differs("1.6 may report the end before the log is complete"),
 ];
 
-const BOTH: [&str; 2] = ["spdy", "websocket"];
+pub(super) const BOTH: [&str; 2] = ["spdy", "websocket"];
 
 /// What serves a client whose input ends, and ports: Debian's containerd knows no WebSocket in
 /// which a stream can end (v5), and no tunnel.
@@ -34,7 +34,7 @@ fn whole(c: &Context) -> &'static [&'static str] {
     }
 }
 
-fn corten(c: &Context, arguments: &[&str]) -> Result<Command> {
+pub(super) fn corten(c: &Context, arguments: &[&str]) -> Result<Command> {
     let mut command = Command::new(command_line()?);
     command.arg("--runtime-endpoint").arg(format!("unix://{}", c.runtime.socket().display()));
     command.args(arguments);
@@ -42,7 +42,7 @@ fn corten(c: &Context, arguments: &[&str]) -> Result<Command> {
 }
 
 /// Runs to the end with an input.
-async fn run(mut command: Command, input: &'static str) -> Result<Output> {
+pub(super) async fn run(mut command: Command, input: &'static str) -> Result<Output> {
     let work = move || -> Result<Output> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().context("failed to start the client")?;
@@ -55,7 +55,7 @@ async fn run(mut command: Command, input: &'static str) -> Result<Output> {
     tokio::time::timeout(limit, tokio::task::spawn_blocking(work)).await??
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(super) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
@@ -171,13 +171,38 @@ async fn attach_output(c: &Context) -> Result<()> {
     Ok(())
 }
 
-/// A client that is killed at the end.
-struct Killed(std::process::Child);
+/// A client that forwards a port, killed at the end.
+pub(super) struct Forwarding {
+    client: Child,
+    /// Where it listens.
+    pub(super) address: String,
+    /// It has more to say: who stops reading ends it.
+    _output: BufReader<ChildStdout>,
+}
 
-impl Drop for Killed {
+impl Forwarding {
+    /// Starts it and waits until it says where it listens.
+    pub(super) async fn start(mut command: Command) -> Result<Self> {
+        let starting = move || -> Result<Self> {
+            let mut client = command.stdout(Stdio::piped()).spawn()?;
+            let mut output = BufReader::new(client.stdout.take().context("no output")?);
+            let mut line = String::new();
+            output.read_line(&mut line)?;
+            let said = line.strip_prefix("Forwarding from ").and_then(|l| l.split(' ').next());
+            let Some(address) = said.map(str::to_owned) else {
+                client.kill()?;
+                bail!("it ends with {}, and says {line:?}", client.wait()?);
+            };
+            Ok(Self { client, address, _output: output })
+        };
+        tokio::task::spawn_blocking(starting).await?
+    }
+}
+
+impl Drop for Forwarding {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.client.kill();
+        let _ = self.client.wait();
     }
 }
 
@@ -185,20 +210,10 @@ async fn port_forward(c: &Context) -> Result<()> {
     let pod = c.plain_pod().await?;
     served(c, &pod, "127.0.0.1", 8086).await?;
     for transport in whole(c) {
-        let mut command = corten(c, &["port-forward", "--transport", transport, &pod.id, ":8086"])?;
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut client = Killed(command.spawn()?);
-        let stdout = client.0.stdout.take().context("no output")?;
-        let line = tokio::task::spawn_blocking(move || {
-            let (mut line, mut reader) = (String::new(), BufReader::new(stdout));
-            reader.read_line(&mut line).map(|_| (line, reader))
-        });
-        // It has more to say: who stops reading ends it.
-        let (line, _reader) = line.await??;
-        let address = line.strip_prefix("Forwarding from ").and_then(|l| l.split(' ').next());
-        let address = address.with_context(|| format!("it says {line:?}"))?.to_owned();
+        let command = corten(c, &["port-forward", "--transport", transport, &pod.id, ":8086"])?;
+        let forwarding = Forwarding::start(command).await?;
         for _ in 0..3 {
-            let page = super::network::get(&address).await?;
+            let page = super::network::get(&forwarding.address).await?;
             ensure!(page.contains("page of 8086"), "{page}");
         }
     }

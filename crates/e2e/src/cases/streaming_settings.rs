@@ -6,12 +6,13 @@ use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
+use cri_proto::v1::ContainerConfig;
 use streaming::Streams;
 use streaming::client::Transport;
 use testing::program;
-use testing::wait::patient;
 
-use super::streaming::{begin, exec_address};
+use super::cli_streams::{BOTH, Forwarding, corten, run, text};
+use super::streaming::{begin, exec_address, served};
 use crate::case;
 use crate::case::Case;
 use crate::catalog::BUSYBOX;
@@ -23,6 +24,7 @@ pub(super) const CASES: &[Case] = &[
     case!("setting.max_log_line_bytes", max_log_line_bytes).alone().ours(),
     case!("setting.orphaned_execs", orphaned_execs).alone().ours(),
     case!("setting.certificates_of_both_sides", certificates).alone().ours(),
+    case!("setting.certificate_of_the_command_line", command_line).alone().ours(),
 ];
 
 const OUTPUTS: Streams = Streams { stdin: false, stdout: true, stderr: true, tty: false };
@@ -151,7 +153,7 @@ fn certificate(dir: &Path, name: &str, by: Option<&Path>) -> Result<()> {
         "-nodes",
     ]);
     openssl.args(["-days", "2", "-subj", &format!("/CN={name}")]);
-    openssl.args(["-addext", "subjectAltName=IP:127.0.0.1"]);
+    openssl.args(["-addext", &format!("subjectAltName=IP:127.0.0.1,DNS:{name}.example")]);
     if let Some(by) = by {
         openssl.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
         openssl
@@ -185,9 +187,9 @@ except (ssl.SSLError, ConnectionError) as error:
     print("refused")
 "#;
 
-/// Who connects must have a certificate of the configured root; the server's own is the one that
-/// its file has now.
-async fn certificates(c: &Context) -> Result<()> {
+/// A directory with roots and what they have signed, and a daemon that lets in whom one of them
+/// knows.
+async fn guarded(c: &Context) -> Result<(PathBuf, Context)> {
     let dir = c.directory()?;
     for root in ["root", "stranger"] {
         certificate(&dir, root, None)?;
@@ -204,6 +206,14 @@ async fn certificates(c: &Context) -> Result<()> {
         file("root.pem"),
     );
     let other = with(c, tables).await?;
+    Ok((dir, other))
+}
+
+/// Who connects must have a certificate of the configured root; the server's own is the one that
+/// its file has now.
+async fn certificates(c: &Context) -> Result<()> {
+    let (dir, other) = guarded(c).await?;
+    let file = |name: &str| dir.join(name).display().to_string();
     let (_, id) = other.waiting_container().await?;
     let asks = async |who: Option<&str>| -> Result<String> {
         let address = exec_address(&other, &id, &["true"], OUTPUTS).await?;
@@ -218,7 +228,7 @@ async fn certificates(c: &Context) -> Result<()> {
     equal("an enemy", asks(Some("enemy")).await?, "refused")?;
     equal("one without a certificate", asks(None).await?, "refused")?;
 
-    certificate(&dir, "newer", Some(&root))?;
+    certificate(&dir, "newer", Some(&dir.join("root")))?;
     for ending in ["key", "pem"] {
         fs::rename(dir.join(format!("newer.{ending}")), dir.join(format!("server.{ending}")))?;
     }
@@ -227,12 +237,65 @@ async fn certificates(c: &Context) -> Result<()> {
     })
     .await?;
     equal("an enemy", asks(Some("enemy")).await?, "refused")?;
-    // A client that cannot present one says what is wrong.
-    let address = exec_address(&other, &id, &["true"], OUTPUTS).await?;
-    let trust = streaming::client::Trust { roots: Some(file("root.pem").into()) };
-    let dialled =
-        streaming::client::RemoteCommand::begin(&address, OUTPUTS, Transport::Spdy, &trust);
-    let dialled = tokio::time::timeout(patient(PATIENCE), dialled).await?;
-    ensure!(dialled.is_err(), "our client was let in without a certificate");
+    other.clean_up().await
+}
+
+/// `corten` shows a certificate where it is given one, and says what is wrong otherwise.
+async fn command_line(c: &Context) -> Result<()> {
+    let (dir, other) = guarded(c).await?;
+    let file = |name: &str| dir.join(name).display().to_string();
+    let (root, key) = (file("root.pem"), file("friend.key"));
+    let (friend, enemy) = (file("friend.pem"), file("enemy.pem"));
+    let pod = other.plain_pod().await?;
+    let id = other.run(&pod, &other.waiting()).await?;
+    served(&other, &pod, "127.0.0.1", 8088).await?;
+    let known = ["--tls-ca", &root, "--tls-cert", &friend, "--tls-key", &key];
+    let exec = async |options: &[&str]| {
+        let arguments = [&["exec"], options, &[&id, "sh", "-c", "echo let in; exit 7"]].concat();
+        let output = run(corten(&other, &arguments)?, "").await?;
+        Ok::<_, anyhow::Error>((text(&output.stdout), text(&output.stderr), output.status.code()))
+    };
+    let let_in = || ("let in\n".to_owned(), String::new(), Some(7));
+    let refused = async |options: &[&str], why: &str| {
+        let (out, error, code) = exec(options).await?;
+        equal("a refused one", (out.as_str(), code), ("", Some(1)))?;
+        ensure!(error.contains(why) && error.lines().count() == 1, "{options:?}: {error}");
+        Ok::<_, anyhow::Error>(())
+    };
+    for transport in BOTH {
+        let by = ["--transport", transport];
+        equal("a friend", exec(&[&by[..], &known].concat()).await?, let_in())?;
+        let named = [&by[..], &known, &["--tls-server-name", "server.example"]].concat();
+        equal("by the other name", exec(&named).await?, let_in())?;
+        let misnamed = [&by[..], &known, &["--tls-sni", "other.example"]].concat();
+        refused(&misnamed, "is not trusted").await?;
+        refused(&[&by[..], &["--tls-ca", &root]].concat(), "asks for a client's certificate")
+            .await?;
+        let key = file("enemy.key");
+        let strange = ["--tls-ca", &root, "--tls-cert", &enemy, "--tls-key", &key];
+        refused(&[&by[..], &strange].concat(), "refuses the client's certificate").await?;
+
+        let parrot = ContainerConfig {
+            stdin: true,
+            stdin_once: true,
+            ..other.script("while read line; do echo got $line; done")
+        };
+        let attached = other.run(&pod, &parrot).await?;
+        let arguments = [&["attach", "-i"], &by[..], &known, &[&attached]].concat();
+        let output = run(corten(&other, &arguments)?, "one\n").await?;
+        equal("attached", text(&output.stdout), "got one\n")?;
+        let arguments = [&["port-forward"], &by[..], &known, &[&pod.id, ":8088"]].concat();
+        let forwarding = Forwarding::start(corten(&other, &arguments)?).await?;
+        let page = super::network::get(&forwarding.address).await?;
+        ensure!(page.contains("page of 8088"), "{page}");
+    }
+    let other_key = file("enemy.key");
+    let mixed = ["--tls-ca", &root, "--tls-cert", &friend, "--tls-key", &other_key];
+    refused(&mixed, &friend).await?;
+    let absent = ["--tls-ca", &root, "--tls-cert", &friend, "--tls-key", "/no/such/key"];
+    refused(&absent, "/no/such/key").await?;
+    let (_, error, code) = exec(&["--tls-cert", &friend]).await?;
+    equal("half of a pair", code, Some(2))?;
+    ensure!(error.contains("--tls-key"), "{error}");
     other.clean_up().await
 }

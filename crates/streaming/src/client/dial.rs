@@ -1,5 +1,6 @@
 //! Connecting and upgrading.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,11 +10,6 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
-use rustls::RootCertStore;
-use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -21,7 +17,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
-use super::{ClientError, Trust};
+use super::{ClientError, Trust, tls};
 use crate::protocol::{PROTOCOL_HEADER, SPDY_UPGRADE};
 
 /// How long a server may take to answer.
@@ -76,42 +72,26 @@ impl Target {
         if !self.tls {
             return Ok(Box::new(socket));
         }
-        let name = ServerName::try_from(self.host.clone()).map_err(|error| {
-            ClientError::Address { address: self.name(), reason: error.to_string() }
-        })?;
-        let connector = TlsConnector::from(Arc::new(tls_config(trust)?));
+        let name = tls::name(trust, &self.host)?;
+        let connector = TlsConnector::from(Arc::new(tls::config(trust)?));
         let shaken = within(connector.connect(name, socket)).await.and_then(|result| result);
-        let socket = shaken.map_err(|source| ClientError::Tls { host: self.name(), source })?;
+        let socket = shaken.map_err(|source| {
+            let host = self.name();
+            tls::sent_away(&source, trust, &host).unwrap_or(ClientError::Tls { host, source })
+        })?;
         Ok(Box::new(socket))
+    }
+
+    /// Why there is no answer.
+    fn unanswered(&self, trust: &Trust, error: &(dyn Error + 'static)) -> ClientError {
+        let host = self.name();
+        tls::sent_away(error, trust, &host)
+            .unwrap_or_else(|| ClientError::Http { host, reason: error.to_string() })
     }
 }
 
 async fn within<T>(work: impl Future<Output = T>) -> std::io::Result<T> {
     tokio::time::timeout(PATIENCE, work).await.map_err(Into::into)
-}
-
-fn tls_config(trust: &Trust) -> Result<ClientConfig, ClientError> {
-    let mut roots = RootCertStore::empty();
-    match &trust.roots {
-        Some(path) => {
-            let failed = |reason: String| ClientError::Roots { path: path.clone(), reason };
-            let found = CertificateDer::pem_file_iter(path).map_err(|e| failed(e.to_string()))?;
-            for certificate in found {
-                let certificate = certificate.map_err(|e| failed(e.to_string()))?;
-                roots.add(certificate).map_err(|e| failed(e.to_string()))?;
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| ClientError::Tls {
-            host: String::new(),
-            source: std::io::Error::other(error),
-        })?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// Upgrades to SPDY; gives the connection, and the protocol that the server chose.
@@ -139,7 +119,7 @@ pub(super) async fn spdy(
     let request =
         request.body(Empty::<bytes::Bytes>::new()).map_err(|error| failed(error.to_string()))?;
     let answer = within(sender.send_request(request)).await.map_err(|e| failed(e.to_string()))?;
-    let mut response = answer.map_err(|error| failed(error.to_string()))?;
+    let mut response = answer.map_err(|error| target.unanswered(trust, &error))?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Err(refusal(response).await);
     }
@@ -163,7 +143,7 @@ pub(super) async fn websocket(
     protocols: &str,
     trust: &Trust,
 ) -> Result<(WebSocketStream<Box<dyn Io>>, String), ClientError> {
-    use tokio_tungstenite::tungstenite::Error;
+    use tokio_tungstenite::tungstenite;
     let target = Target::parse(address)?;
     let io = target.connect(trust).await?;
     let failed = |reason: String| ClientError::Http { host: target.name(), reason };
@@ -178,11 +158,12 @@ pub(super) async fn websocket(
     let shaking = tokio_tungstenite::client_async_with_config(request, io, Some(config));
     let (socket, response) = match within(shaking).await.map_err(|e| failed(e.to_string()))? {
         Ok(shaken) => shaken,
-        Err(Error::Http(response)) => {
+        Err(tungstenite::Error::Http(response)) => {
             let body = response.body().clone().unwrap_or_default();
             let text = String::from_utf8_lossy(&body).trim().to_owned();
             return Err(ClientError::Refused { status: response.status().as_u16(), text });
         }
+        Err(tungstenite::Error::Io(error)) => return Err(target.unanswered(trust, &error)),
         Err(error) => return Err(failed(error.to_string())),
     };
     let chosen = response.headers().get(header::SEC_WEBSOCKET_PROTOCOL);

@@ -3,6 +3,7 @@
 mod dial;
 mod ports;
 mod remote_command;
+mod tls;
 
 use std::path::PathBuf;
 
@@ -19,11 +20,24 @@ pub enum Transport {
     WebSocket,
 }
 
-/// Whom to trust at `https` addresses.
+/// Whom to trust at `https` addresses, and who we are there.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trust {
     /// A file of roots in place of the system's.
     pub roots: Option<PathBuf>,
+    /// The name that the server's certificate must have, in place of the address's host.
+    pub server_name: Option<String>,
+    /// What a server is shown that asks who we are.
+    pub identity: Option<Identity>,
+}
+
+/// Files of a client's certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The certificate, and those between it and its root.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
 }
 
 /// Why there is no session.
@@ -55,9 +69,26 @@ pub enum ClientError {
         #[source]
         source: std::io::Error,
     },
-    /// The file of roots cannot be used.
+    /// The server lets in only whom it knows.
+    #[error("the streaming server at {host} asks for a client's certificate, and none was given")]
+    Stranger {
+        /// Its host and port.
+        host: String,
+    },
+    /// The server does not take our certificate.
+    #[error("the streaming server at {host} refuses the client's certificate: {reason}")]
+    Identity {
+        /// Its host and port.
+        host: String,
+        /// The server's word for it.
+        reason: String,
+    },
+    /// A name that no certificate can have.
+    #[error("{0} is no name that a server's certificate can have")]
+    ServerName(String),
+    /// A file of certificates or of a key cannot be used.
     #[error("the certificates in {path} cannot be used: {reason}")]
-    Roots {
+    Certificates {
         /// The file.
         path: PathBuf,
         /// Why.

@@ -527,7 +527,7 @@ async fn certificates_are_read_again_when_they_change() {
     let files = certificate(dir.path(), "first");
     let first = dir.path().join("first.pem");
     std::fs::copy(&files.certificate, &first).unwrap();
-    let trust = Trust { roots: Some(first) };
+    let trust = Trust { roots: Some(first), ..Trust::default() };
     let ground = ground(ServerOptions { tls: Some(files.clone()), ..options() }, trust).await;
     for transport in BOTH {
         let session = ground.begin("echo safe", PIPES, transport).await;
@@ -549,7 +549,7 @@ async fn certificates_are_read_again_when_they_change() {
     assert!(address.starts_with("https://"), "{address}");
     let old = RemoteCommand::begin(&address, PIPES, Transport::Spdy, &ground.trust).await;
     assert!(matches!(old, Err(ClientError::Tls { .. })), "{old:?}");
-    let trust = Trust { roots: Some(files.certificate) };
+    let trust = Trust { roots: Some(files.certificate), ..Trust::default() };
     let address = ground.exec("exit 4", PIPES);
     let session = RemoteCommand::begin(&address, PIPES, Transport::WebSocket, &trust).await;
     assert_eq!(all(session.unwrap()).await.2, Outcome::Exited(4));

@@ -4,6 +4,7 @@
 //! read; the sockets open when Version and ImageFsInfo can answer; all other calls
 //! wait at a gate until every pod is taken up.
 
+mod calls;
 pub(crate) mod config;
 pub(crate) mod fsck;
 mod notify;
@@ -26,10 +27,15 @@ use tokio_stream::{StreamExt, wrappers::UnixListenerStream};
 use tonic::{service::Routes, transport::Server as Transport};
 use tracing::{error, info, warn};
 
+use self::calls::{Calls, Connection};
 use self::wire::Daemon;
 
 /// How long what is being done with pods may take before a successor is let in.
 const RETIRE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long clients may take to hang up once all calls are answered. What they were told is on its
+/// way by then: one that takes longer is not there.
+const HANG_UP: Duration = Duration::from_secs(3);
 
 /// How many calls one connection may have in flight: the kubelet has one connection a service.
 const MAX_CALLS_A_CONNECTION: u32 = 4096;
@@ -119,27 +125,25 @@ async fn serve(settings: ::config::Config, lock: RootLock) -> anyhow::Result<Opt
     let daemon = Daemon::open(&settings, gate).await?;
 
     let (stop, stopped) = watch::channel(false);
+    let doors =
+        Doors { calls: Calls::new(), stopped: stopped.clone(), cut: watch::Sender::new(false) };
     let mut servers = JoinSet::new();
     let mut routes = daemon.server.runtime_routes(Routes::default());
     routes = daemon.server.containerd_routes(routes);
     if let Some(image_endpoint) = &mut image_endpoint {
         let listener = image_endpoint.listen()?;
         info!(socket = %image_endpoint.path().display(), "serving ImageService");
-        servers.spawn(answer(
-            listener,
-            daemon.server.image_routes(Routes::default()),
-            stopped.clone(),
-        ));
+        servers.spawn(doors.answer(listener, daemon.server.image_routes(Routes::default())));
     } else {
         routes = daemon.server.image_routes(routes);
     }
     if let Some(listener) = containerd_endpoint.as_mut().and_then(listen_for_cadvisor) {
         let routes = daemon.server.containerd_routes(Routes::default());
-        servers.spawn(answer(listener, routes, stopped.clone()));
+        servers.spawn(doors.answer(listener, routes));
     }
     let listener = endpoint.listen()?;
     info!(socket = %endpoint.path().display(), version = env!("CARGO_PKG_VERSION"), "serving RuntimeService");
-    servers.spawn(answer(listener, routes, stopped.clone()));
+    servers.spawn(doors.answer(listener, routes));
     let streaming = tokio::spawn(daemon.streaming.serve(daemon.pods.clone(), stopped));
 
     if daemon.is_new_boot {
@@ -178,7 +182,8 @@ async fn serve(settings: ::config::Config, lock: RootLock) -> anyhow::Result<Opt
     stop.send_replace(true);
     // Streams without an end of their own would hold the drain up.
     daemon.pods.end_events();
-    let answered = drain(servers, Duration::from_secs(settings.server.drain_timeout_s)).await;
+    let patience = Duration::from_secs(settings.server.drain_timeout_s);
+    let answered = doors.drain(servers, patience).await;
     let sessions = streaming.await.context("the streaming server died")?;
     let patience = Duration::from_secs(settings.streaming.drain_timeout_s);
     // A pull that goes on without its client still writes to the store.
@@ -226,46 +231,71 @@ async fn verify(images: &Arc<Images>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Answers calls on a socket until told to stop; then those in flight.
-async fn answer(
-    listener: UnixListener,
-    routes: Routes,
-    mut stopped: watch::Receiver<bool>,
-) -> anyhow::Result<()> {
-    // A client that cannot be accepted (too many open files) must not end the server.
-    let incoming = UnixListenerStream::new(listener).filter_map(|connection| match connection {
-        Ok(connection) => Some(Ok::<_, std::io::Error>(authority::accept(connection))),
-        Err(error) => {
-            warn!(%error, "a connection was not accepted");
-            None
-        }
-    });
-    let stop = async move {
-        let _ = stopped.wait_for(|stop| *stop).await;
-    };
-    Transport::builder()
-        .max_concurrent_streams(MAX_CALLS_A_CONNECTION)
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(incoming, stop)
-        .await
-        .context("failed to serve")
+/// What all sockets share: the calls that come in by them, and what ends them.
+struct Doors {
+    calls: Calls,
+    stopped: watch::Receiver<bool>,
+    cut: watch::Sender<bool>,
 }
 
-/// Waits for calls in flight. Work that is not done by then goes on being found on
-/// disk by the next daemon, which completes or undoes it. Tells whether all were answered.
-async fn drain(mut servers: JoinSet<anyhow::Result<()>>, patience: Duration) -> bool {
-    let all = async {
-        while let Some(ended) = servers.join_next().await {
-            if let Ok(Err(error)) = ended {
-                error!("{error:#}");
-            }
+impl Doors {
+    /// Answers calls on a socket until told to stop; then those in flight.
+    fn answer(
+        &self,
+        listener: UnixListener,
+        routes: Routes,
+    ) -> impl Future<Output = anyhow::Result<()>> + Send + 'static {
+        let (service, cut) = (self.calls.of(routes.prepare()), self.cut.subscribe());
+        // A client that cannot be accepted (too many open files) must not end the server.
+        let incoming =
+            UnixListenerStream::new(listener).filter_map(move |connection| match connection {
+                Ok(socket) => {
+                    let connection = Connection::new(socket, cut.clone());
+                    Some(Ok::<_, std::io::Error>(authority::accept(connection)))
+                }
+                Err(error) => {
+                    warn!(%error, "a connection was not accepted");
+                    None
+                }
+            });
+        let mut stopped = self.stopped.clone();
+        let stop = async move {
+            let _ = stopped.wait_for(|stop| *stop).await;
+        };
+        let server = Transport::builder().max_concurrent_streams(MAX_CALLS_A_CONNECTION);
+        async move {
+            let serving = server.serve_with_incoming_shutdown(service, incoming, stop);
+            serving.await.context("failed to serve")
         }
-    };
-    let answered = tokio::time::timeout(patience, all).await.is_ok();
-    if !answered {
-        warn!(seconds = patience.as_secs(), "calls are still in flight: stopping all the same");
-    } else {
-        info!("all calls are answered: stopping");
     }
-    answered
+
+    /// Waits for calls in flight, and cuts connections whose clients do not hang up after them.
+    /// Work that is not done by then goes on being found on disk by the next daemon, which
+    /// completes or undoes it. Tells whether all calls were answered.
+    async fn drain(&self, mut servers: JoinSet<anyhow::Result<()>>, patience: Duration) -> bool {
+        let all = async {
+            while let Some(ended) = servers.join_next().await {
+                if let Ok(Err(error)) = ended {
+                    error!("{error:#}");
+                }
+            }
+        };
+        tokio::pin!(all);
+        let answered = tokio::select! {
+            () = &mut all => true,
+            () = self.calls.none_for(HANG_UP.min(patience / 2)) => {
+                info!("clients that do not hang up are cut off");
+                self.cut.send_replace(true);
+                // Each of them fails at once.
+                tokio::time::timeout(patience, all).await.is_ok()
+            }
+            () = tokio::time::sleep(patience) => false,
+        };
+        if !answered {
+            warn!(seconds = patience.as_secs(), "calls are still in flight: stopping all the same");
+        } else {
+            info!("all calls are answered: stopping");
+        }
+        answered
+    }
 }

@@ -154,6 +154,15 @@ impl Runtime {
         }
     }
 
+    /// Has our daemon end, and waits until it has.
+    ///
+    /// # Errors
+    /// If it does not, or is held up.
+    pub fn end(&self) -> Result<()> {
+        self.with_daemon(Daemon::ask_to_end)?;
+        self.with_daemon(Daemon::ended)
+    }
+
     /// Starts the daemon again if a case left it dead.
     ///
     /// # Errors

@@ -16,6 +16,9 @@ use crate::{Ground, cgroup, wait};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long it may take to end: longer than it waits for calls in flight, which it says then.
+const END: Duration = Duration::from_secs(60);
+
 /// How long it stays for its sessions beside its successor: cases end them, not the time.
 const SESSIONS_DRAIN: Duration = Duration::from_secs(60);
 
@@ -73,6 +76,8 @@ pub struct Daemon {
     config: PathBuf,
     directory: PathBuf,
     log: PathBuf,
+    /// How much of its output there was when it was asked to end.
+    logged: u64,
     cgroup: String,
 }
 
@@ -92,6 +97,7 @@ impl Daemon {
             options,
             config,
             log: ground.log(name),
+            logged: 0,
             directory,
             cgroup: own_cgroup(ground, driver),
         };
@@ -143,7 +149,21 @@ impl Daemon {
     /// # Errors
     /// If it is not running.
     pub fn ask_to_end(&mut self) -> Result<()> {
+        self.logged = fs::metadata(&self.log).map_or(0, |metadata| metadata.len());
         self.program.as_mut().context("the daemon is not running")?.signal(Signal::TERM)
+    }
+
+    /// Waits for its end after it was asked to. It must be a good one: no call held it up to the
+    /// last moment.
+    ///
+    /// # Errors
+    /// If it does not end, or not so.
+    pub fn ended(&mut self) -> Result<()> {
+        let status = self.wait(END)?;
+        ensure!(status.success(), "the daemon ended with {status}");
+        let said = said(&self.log, self.logged);
+        ensure!(!said.contains("still in flight"), "calls held the daemon's end up: {said}");
+        Ok(())
     }
 
     /// Asks it to end and starts another one as soon as that may be, while the old one still has
@@ -152,13 +172,10 @@ impl Daemon {
     /// # Errors
     /// If it lets no successor in.
     pub fn succeed(&mut self) -> Result<Program> {
-        let logged = fs::metadata(&self.log).map_or(0, |metadata| metadata.len());
         self.ask_to_end()?;
         let mut old = self.program.take().context("the daemon is not running")?;
         old.until(PATIENCE, "the successor to be let in", || {
-            let log = fs::read(&self.log).unwrap_or_default();
-            let new = log.get(usize::try_from(logged).unwrap_or(0)..).unwrap_or_default();
-            String::from_utf8_lossy(new).contains("a successor may start")
+            said(&self.log, self.logged).contains("a successor may start")
         })?;
         self.launch()?;
         Ok(old)
@@ -270,6 +287,13 @@ impl Daemon {
         }
         scope
     }
+}
+
+/// What a log has after its first bytes.
+fn said(log: &Path, from: u64) -> String {
+    let log = fs::read(log).unwrap_or_default();
+    let new = log.get(usize::try_from(from).unwrap_or(0)..).unwrap_or_default();
+    String::from_utf8_lossy(new).into_owned()
 }
 
 /// The parent group itself, in each hierarchy.

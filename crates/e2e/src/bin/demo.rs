@@ -66,9 +66,7 @@ fn run() -> Result<()> {
     demo.corten("remove the images", &["rmi", BUSYBOX, WEB])?;
     demo.step("end the daemon", |_| {
         daemon.ask_to_end()?;
-        let status = daemon.wait(PATIENCE)?;
-        ensure!(status.success(), "the daemon ended with {status}");
-        Ok(())
+        daemon.ended()
     })?;
     demo.summary();
     Ok(())

@@ -330,7 +330,7 @@ async fn replaced(c: &Context) -> Result<()> {
     let client = Client::of(c).await?;
     equal("after a kill", (client.task(&pod.id).await?, client.task(&id).await?), before.clone())?;
 
-    end(c)?;
+    c.runtime.end()?;
     ensure!(!path.exists(), "the socket outlives its daemon");
     c.runtime.launch().await?;
     let client = Client::of(c).await?;
@@ -364,16 +364,6 @@ async fn at(c: &Context, socket: &Path) -> Result<Context> {
     Ok(Context::new(Arc::new(runtime), "cadvisor"))
 }
 
-/// Ends the daemon. Waiting blocks, and the clients' connections must be let go meanwhile.
-fn end(c: &Context) -> Result<()> {
-    c.runtime.with_daemon(Daemon::ask_to_end)?;
-    let status = tokio::task::block_in_place(|| {
-        c.runtime.with_daemon(|daemon| daemon.wait(Duration::from_secs(30)))
-    })?;
-    ensure!(status.success(), "the daemon ended with {status}");
-    Ok(())
-}
-
 async fn path_of_another(c: &Context) -> Result<()> {
     let directory = c.directory()?.join("made");
     let path = directory.join("containerd.sock");
@@ -381,7 +371,7 @@ async fn path_of_another(c: &Context) -> Result<()> {
     let other = at(c, &path).await?;
     Client::of(&other).await?.version().await?;
     equal("its mode", fs::metadata(&directory)?.permissions().mode() & 0o777, 0o711)?;
-    end(&other)?;
+    other.runtime.end()?;
     ensure!(!directory.exists(), "the directory outlives the daemon");
 
     // Somebody's: it stays theirs.
@@ -392,7 +382,7 @@ async fn path_of_another(c: &Context) -> Result<()> {
     let log = fs::read_to_string(other.runtime.daemon_log()?)?;
     let lines: Vec<_> = log.lines().filter(|line| line.contains("cAdvisor")).collect();
     ensure!(lines.len() == 1 && lines[0].contains("is in use"), "{lines:?}");
-    end(&other)?;
+    other.runtime.end()?;
     equal("the file", fs::metadata(&path)?.ino(), file)?;
     UnixStream::connect(&path)?;
     drop(listener);
@@ -402,7 +392,7 @@ async fn path_of_another(c: &Context) -> Result<()> {
     drop(UnixListener::bind(&path)?);
     let other = at(c, &path).await?;
     Client::of(&other).await?.version().await?;
-    end(&other)?;
+    other.runtime.end()?;
     ensure!(!path.exists() && directory.exists(), "the wrong thing is left");
     Ok(())
 }
@@ -419,7 +409,7 @@ async fn default_path(c: &Context) -> Result<()> {
         let status = cri_proto::v1::VersionRequest::default();
         equal("the version", version, other.runtime.pods.version(status).await?.runtime_version)?;
     }
-    end(&other)?;
+    other.runtime.end()?;
     equal("who listens", UnixStream::connect(path).is_ok(), taken)?;
     equal("the directory", path.parent().is_some_and(Path::exists), there)
 }

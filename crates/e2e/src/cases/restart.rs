@@ -1,12 +1,18 @@
 //! The daemon dies, ends or is replaced; what runs goes on.
 
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use cri_proto::v1::{ContainerFilter, ContainerState, PodSandboxFilter, PodSandboxState};
 use futures_util::StreamExt as _;
+use rustix::process::{Pid, Signal, kill_process};
+use testing::Daemon;
 use testing::audit::Snapshot;
+use testing::wait::patient;
 
 use crate::case;
 use crate::case::Case;
@@ -23,6 +29,7 @@ pub(super) const CASES: &[Case] = &[
     case!("restart.ten_times", ten_times).alone(),
     case!("restart.fifty_pods", fifty_pods).alone(),
     case!("restart.asked_to_end_it_drains", drain).alone().ours(),
+    case!("restart.a_client_that_does_not_answer_holds_nothing_up", unanswering).alone().ours(),
     case!("restart.second_daemon_is_refused", second_daemon).alone().ours(),
     case!("restart.dead_monitor_is_noticed", dead_monitor).alone().ours(),
     case!("restart.dead_monitor_meanwhile", dead_monitor_meanwhile).alone().ours(),
@@ -259,12 +266,75 @@ async fn drain(c: &Context) -> Result<()> {
             Ok(c.sh(&id, "ls /tmp/begun").await.ok())
         })
         .await?;
-        c.runtime.with_daemon(testing::Daemon::ask_to_end)
+        c.runtime.with_daemon(Daemon::ask_to_end)
     };
     let (answer, ()) = tokio::try_join!(executing, ending)?;
     equal("the call in flight", &answer.stdout[..], &b"done\n"[..])?;
-    let status = c.runtime.with_daemon(|daemon| daemon.wait(Duration::from_secs(30)))?;
-    ensure!(status.success(), "the daemon ended with {status}");
+    c.runtime.with_daemon(Daemon::ended)?;
+    c.runtime.launch().await?;
+    equal("the output", c.sh(&id, "echo alive").await?, "alive")
+}
+
+/// What a client says first (RFC 9113, 3.4), and settings of none.
+const FIRST_WORDS: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// A client that is stopped. It goes on when it is told to, and ends with the case.
+struct Stopped(Child);
+
+impl Stopped {
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw);
+        Ok(kill_process(pid.context("it has no number")?, signal)?)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Some have stopped with nothing asked, in a stream of events, and in a call: that one's answer
+/// is waited for, and it has it when it goes on.
+async fn unanswering(c: &Context) -> Result<()> {
+    let (_, id) = c.waiting_container().await?;
+    let socket = c.runtime.socket();
+    let mut idle = UnixStream::connect(&socket)?;
+    idle.write_all(FIRST_WORDS)?;
+    // Once it has settings of the daemon's it is a client like any other.
+    idle.read_exact(&mut [0; 9])?;
+    let corten = |arguments: &[&str]| -> Result<Child> {
+        let mut command = super::cli_streams::corten(c, arguments)?;
+        Ok(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?)
+    };
+    let mut listening = Stopped(corten(&["events"])?);
+    let mut heard = BufReader::new(listening.0.stdout.take().context("no output")?);
+    let first = tokio::task::spawn_blocking(move || {
+        heard.read_line(&mut String::new()).map(|count| (count, heard))
+    });
+    until(PATIENCE, "an event", || async {
+        c.plain_pod().await?;
+        Ok(first.is_finished().then_some(()))
+    })
+    .await?;
+    let (_, _heard) = first.await??;
+    listening.signal(Signal::STOP)?;
+    let script = "echo > /tmp/asked; sleep 3; echo answer";
+    let exec = ["--timeout", "60s", "exec", "--sync", &id, "sh", "-c", script];
+    let mut asking = Stopped(corten(&exec)?);
+    until(PATIENCE, "the command's begin", || async { Ok(c.sh(&id, "ls /tmp/asked").await.ok()) })
+        .await?;
+    asking.signal(Signal::STOP)?;
+
+    c.runtime.end()?;
+
+    idle.set_read_timeout(Some(patient(PATIENCE)))?;
+    idle.read_to_end(&mut Vec::new()).context("the idle connection is not closed")?;
+    asking.signal(Signal::CONT)?;
+    let mut output = asking.0.stdout.take().context("no output")?;
+    let reading = tokio::task::spawn_blocking(move || std::io::read_to_string(&mut output));
+    equal("its answer", reading.await??.as_str(), "answer\n")?;
     c.runtime.launch().await?;
     equal("the output", c.sh(&id, "echo alive").await?, "alive")
 }

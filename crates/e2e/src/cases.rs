@@ -52,6 +52,7 @@ mod settings;
 mod stats;
 mod stop;
 mod streaming;
+mod streaming_breaks;
 mod streaming_foreign;
 mod streaming_restart;
 mod streaming_settings;
@@ -115,6 +116,7 @@ pub fn all() -> Vec<Case> {
         stats::CASES,
         stop::CASES,
         streaming::CASES,
+        streaming_breaks::CASES,
         streaming_foreign::CASES,
         streaming_restart::CASES,
         streaming_settings::CASES,

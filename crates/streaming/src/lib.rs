@@ -20,10 +20,12 @@ pub mod channel;
 pub mod client;
 #[cfg(feature = "server")]
 mod fd;
+mod messages;
 mod protocol;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod spdy;
+mod task;
 mod tunnel;
 
 #[cfg(test)]

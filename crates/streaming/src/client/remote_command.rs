@@ -1,9 +1,8 @@
 //! Exec and attach.
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{SinkExt, StreamExt};
+use futures_util::StreamExt;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::AbortHandle;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::{ClientError, Transport, Trust, dial};
@@ -12,7 +11,8 @@ use crate::protocol::{self, SPDY_COMMAND, Version, WS_COMMAND};
 use crate::spdy::{
     Connection, Headers, Limits, Role, Stream, StreamError, StreamReader, StreamWriter,
 };
-use crate::{Activity, Outcome, Streams, TerminalSize};
+use crate::task::Task;
+use crate::{Activity, Outcome, Streams, TerminalSize, messages};
 
 /// How many messages wait, each way.
 const MESSAGE_QUEUE: usize = 16;
@@ -99,18 +99,13 @@ pub struct RemoteCommand {
 
 #[derive(Debug)]
 enum End {
-    Spdy { connection: Connection, version: Version, error: StreamReader },
-    Channel(oneshot::Receiver<Outcome>, Tasks),
-}
-
-/// What reads and writes a WebSocket. Dropped, the connection ends.
-#[derive(Debug)]
-struct Tasks([AbortHandle; 2]);
-
-impl Drop for Tasks {
-    fn drop(&mut self) {
-        self.0.iter().for_each(AbortHandle::abort);
-    }
+    Spdy {
+        connection: Connection,
+        version: Version,
+        error: StreamReader,
+    },
+    /// With what writes and reads the WebSocket: dropped, the connection ends.
+    Channel(oneshot::Receiver<Outcome>, [Task; 2]),
 }
 
 impl RemoteCommand {
@@ -235,16 +230,8 @@ async fn over_websocket(
     else {
         return Err(ClientError::Protocol(chosen));
     };
-    let (mut sink, mut source) = socket.split();
-    let (messages, mut queue) = mpsc::channel::<Message>(MESSAGE_QUEUE);
-    let writing = tokio::spawn(async move {
-        while let Some(message) = queue.recv().await {
-            if sink.send(message).await.is_err() {
-                return;
-            }
-        }
-        let _ = sink.close().await;
-    });
+    let (sink, mut source) = socket.split();
+    let (messages, writing) = messages::write(sink);
     let writer = |wanted: bool, channel| {
         wanted.then(|| Writer(Write::Channel { channel, version, messages: messages.clone() }))
     };
@@ -252,8 +239,7 @@ async fn over_websocket(
     let (stderr, stderr_reader) = reader(streams.stderr && !streams.tty);
     let (tell, end) = oneshot::channel();
     let (stdin, resize) = (writer(streams.stdin, STDIN), writer(streams.tty, RESIZE));
-    let writing_task = writing.abort_handle();
-    let reading = tokio::spawn(async move {
+    let reading = Task::spawn(async move {
         let (mut text, mut told) = (BytesMut::new(), false);
         let outputs = [(STDOUT, stdout), (STDERR, stderr)];
         while let Some(Ok(message)) = source.next().await {
@@ -288,7 +274,7 @@ async fn over_websocket(
         stdout: stdout_reader,
         stderr: stderr_reader,
         resize,
-        end: End::Channel(end, Tasks([writing_task, reading.abort_handle()])),
+        end: End::Channel(end, [writing, reading]),
     })
 }
 

@@ -264,6 +264,8 @@ fn bracketed(host: &str) -> String {
 }
 
 #[cfg(test)]
+mod broken_tests;
+#[cfg(test)]
 mod fuzz_tests;
 #[cfg(test)]
 mod tests;

@@ -16,16 +16,20 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::backend::Backend;
 use super::process::Times;
-use super::session::{Gone, Output, write_messages};
-use crate::Activity;
+use super::session::{Gone, Output};
 use crate::channel::Coding;
 use crate::spdy::{Connection, Limits, Role, Status, Stream, StreamReader, StreamWriter};
+use crate::task::Task;
+use crate::{Activity, messages};
 
 /// The most streams of a connection: two a forwarded connection.
 const MAX_STREAMS: usize = 4096;
 
 /// How long the second stream of a pair may take.
 const PAIR_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a WebSocket's client may take to take what is left, and to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(5);
 
 /// How much is read at a time.
 const CHUNK: usize = 32 << 10;
@@ -185,9 +189,9 @@ pub(crate) async fn through_websocket<B: Backend>(
     times: Times,
 ) {
     let (inner, passing) = crate::tunnel::open(socket);
-    let passing = tokio::spawn(passing);
+    let mut passing = Task::spawn(passing);
     over_spdy(backend, sandbox, inner, times).await;
-    let _ = tokio::time::timeout(Duration::from_secs(5), passing).await;
+    let _ = tokio::time::timeout(GOODBYE, passing.ended()).await;
 }
 
 /// Serves a client that has two channels a port.
@@ -201,7 +205,7 @@ pub(crate) async fn over_websocket<B: Backend>(
 ) {
     let activity = Activity::default();
     let (sink, mut source) = socket.split();
-    let (messages, writing) = write_messages(sink);
+    let (messages, mut writing) = messages::write(sink);
     let (mut inputs, mut forwards) = (HashMap::new(), JoinSet::new());
     for (number, port) in ports.iter().enumerate() {
         let Ok(data) = u8::try_from(number * 2) else { break };
@@ -237,7 +241,7 @@ pub(crate) async fn over_websocket<B: Backend>(
     let all = async { while forwards.join_next().await.is_some() {} };
     tokio::select! { () = reading => {} () = all => {} _ = times.over(&activity) => {} }
     forwards.shutdown().await;
-    let _ = tokio::time::timeout(Duration::from_secs(5), writing).await;
+    let _ = tokio::time::timeout(GOODBYE, writing.ended()).await;
 }
 
 async fn port_channel<B: Backend>(

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 
 use super::backend::{Process, Running};
 use super::session::{Channels, Input, Output};
 use crate::fd::Fd;
 use crate::protocol::Sizes;
+use crate::task::Task;
 use crate::{Activity, Outcome};
 
 /// How much is read at a time.
@@ -28,7 +29,7 @@ pub(crate) const ATTACH_BEHIND: usize = 8 << 20;
 const MAX_LAST: usize = 2 << 20;
 
 /// How long the client may take for the last output of a process that has ended.
-const DELIVERY: Duration = Duration::from_secs(30);
+const DELIVERY: Duration = Duration::from_secs(if cfg!(test) { 5 } else { 30 });
 
 /// How long a session may be.
 #[derive(Debug, Clone, Copy)]
@@ -140,7 +141,7 @@ async fn pass_output(
     let Ok(fd) = Fd::new(fd) else { return };
     let (pieces, mut queue) = mpsc::unbounded_channel::<(Bytes, _)>();
     let room = Arc::new(Semaphore::new(behind));
-    let sending: JoinHandle<()> = tokio::spawn(async move {
+    let mut sending = Task::spawn(async move {
         while let Some((bytes, taken)) = queue.recv().await {
             let sent = output.send(bytes).await;
             drop::<tokio::sync::OwnedSemaphorePermit>(taken);
@@ -151,7 +152,6 @@ async fn pass_output(
         }
         output.finish().await;
     });
-    let sending = AbortOnDrop(sending);
     let mut buffer = vec![0; CHUNK];
     let mut last = None;
     loop {
@@ -184,19 +184,5 @@ async fn pass_output(
         }
     }
     drop((fd, pieces));
-    sending.wait().await;
-}
-
-struct AbortOnDrop(JoinHandle<()>);
-
-impl AbortOnDrop {
-    async fn wait(mut self) {
-        let _ = (&mut self.0).await;
-    }
-}
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    sending.ended().await;
 }

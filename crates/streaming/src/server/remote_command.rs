@@ -12,11 +12,11 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::backend::{Backend, Wanted};
 use super::process::{self, ATTACH_BEHIND, EXEC_BEHIND, Times};
-use super::session::{Channels, Input, Output, write_messages};
+use super::session::{Channels, Input, Output};
 use crate::channel::{CLOSE, Coding, ERROR, RESIZE, STDERR, STDIN, STDOUT};
 use crate::protocol::Version;
 use crate::spdy::{Closed, Connection, Limits, Role, Status, Stream};
-use crate::{Activity, Outcome, Streams};
+use crate::{Activity, Outcome, Streams, messages};
 
 /// How long a client has to open its streams.
 const OPEN_PATIENCE: Duration = Duration::from_secs(30);
@@ -27,7 +27,7 @@ const MAX_STREAMS: usize = 16;
 /// The input that waits for a process, in messages of its client.
 const INPUT_QUEUE: usize = 16;
 
-/// How long a WebSocket's client may take to say goodbye.
+/// How long a client may take to hear of the end, and a WebSocket's to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Serves a client that speaks SPDY.
@@ -119,14 +119,18 @@ async fn run<B: Backend>(
     }
 }
 
+/// Tells the end to a client, if that listens.
 async fn tell(outcome: Option<Outcome>, version: Version, error: Output) {
     let Some(outcome) = outcome else { return };
-    if let Some(text) = outcome.to_wire(version)
-        && error.send(text.into()).await.is_err()
-    {
-        return;
-    }
-    error.finish().await;
+    let telling = async {
+        if let Some(text) = outcome.to_wire(version)
+            && error.send(text.into()).await.is_err()
+        {
+            return;
+        }
+        error.finish().await;
+    };
+    let _ = tokio::time::timeout(GOODBYE, telling).await;
 }
 
 /// Serves a client that speaks WebSocket.
@@ -140,7 +144,7 @@ pub(crate) async fn over_websocket<B: Backend>(
 ) {
     let activity = Activity::default();
     let (sink, mut source) = socket.split();
-    let (messages, writing) = write_messages(sink);
+    let (messages, mut writing) = messages::write(sink);
     let closed = watch::Sender::new(false);
     let output = |channel| Output::Channel { channel, coding, messages: messages.clone() };
     let (stdin, stdin_input) = channel(streams.stdin);
@@ -177,7 +181,7 @@ pub(crate) async fn over_websocket<B: Backend>(
         tokio::select! { () = session => {} () = reading => {} }
     }
     let goodbye = async {
-        let _ = writing.await;
+        writing.ended().await;
         while let Some(Ok(message)) = source.next().await {
             if message.is_close() {
                 break;

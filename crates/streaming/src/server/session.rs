@@ -1,17 +1,11 @@
 //! A client's streams, whatever carries them.
 
 use bytes::Bytes;
-use futures_util::stream::SplitSink;
-use futures_util::{Sink, SinkExt};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::channel::Coding;
 use crate::spdy::{Closed, StreamReader, StreamWriter};
-
-/// How many messages wait for a WebSocket.
-const MESSAGE_QUEUE: usize = 16;
 
 /// The client is gone, or has reset the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,23 +51,6 @@ impl Output {
             let _ = writer.finish().await;
         }
     }
-}
-
-/// Writes a WebSocket's messages from a queue, and says goodbye once nobody has any more.
-pub(crate) fn write_messages<S>(
-    mut sink: SplitSink<S, Message>,
-) -> (mpsc::Sender<Message>, JoinHandle<Result<(), S::Error>>)
-where
-    S: Sink<Message, Error: Send> + Send + Unpin + 'static,
-{
-    let (messages, mut queue) = mpsc::channel(MESSAGE_QUEUE);
-    let writing = tokio::spawn(async move {
-        while let Some(message) = queue.recv().await {
-            sink.send(message).await?;
-        }
-        sink.send(Message::Close(None)).await
-    });
-    (messages, writing)
 }
 
 /// The streams of a remote command.

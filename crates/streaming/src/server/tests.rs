@@ -103,15 +103,15 @@ impl Backend for Fake {
     }
 }
 
-struct Ground {
-    addresses: Addresses,
+pub(super) struct Ground {
+    pub(super) addresses: Addresses,
     fake: Fake,
-    trust: Trust,
+    pub(super) trust: Trust,
     stop: watch::Sender<bool>,
     served: tokio::task::JoinHandle<Sessions>,
 }
 
-fn options() -> ServerOptions {
+pub(super) fn options() -> ServerOptions {
     ServerOptions {
         listen: "127.0.0.1:0".parse().unwrap(),
         advertise: None,
@@ -122,18 +122,18 @@ fn options() -> ServerOptions {
     }
 }
 
-async fn ground(options: ServerOptions, trust: Trust) -> Ground {
+pub(super) async fn ground(options: ServerOptions, trust: Trust) -> Ground {
     let server = StreamingServer::bind(options).await.unwrap();
     let (addresses, fake, stop) = (server.addresses(), Fake::default(), watch::Sender::new(false));
     let served = tokio::spawn(server.serve(fake.clone(), stop.subscribe()));
     Ground { addresses, fake, trust, stop, served }
 }
 
-const PIPES: Streams = Streams { stdin: false, stdout: true, stderr: true, tty: false };
-const BOTH: [Transport; 2] = [Transport::Spdy, Transport::WebSocket];
+pub(super) const PIPES: Streams = Streams { stdin: false, stdout: true, stderr: true, tty: false };
+pub(super) const BOTH: [Transport; 2] = [Transport::Spdy, Transport::WebSocket];
 
 impl Ground {
-    fn exec(&self, script: &str, streams: Streams) -> String {
+    pub(super) fn exec(&self, script: &str, streams: Streams) -> String {
         let command = ["sh", "-c", script].map(str::to_owned).to_vec();
         self.addresses
             .issue(Wanted::Exec { container: "known".to_owned(), command, streams })
@@ -145,7 +145,7 @@ impl Ground {
         RemoteCommand::begin(&address, streams, transport, &self.trust).await.unwrap()
     }
 
-    async fn idle(&self) {
+    pub(super) async fn idle(&self) {
         let begun = Instant::now();
         while self.fake.running.load(Ordering::SeqCst) > 0 {
             assert!(begun.elapsed() < Duration::from_secs(20), "processes are left");

@@ -14,6 +14,7 @@ use super::frame::{Decoder, Encoder, Frame, FrameError, Status};
 use super::headers::Headers;
 use super::stream::{Incoming, Stream, StreamError, StreamReader, StreamState, StreamWriter};
 use crate::activity::Activity;
+use crate::task::Task;
 
 /// The bytes of a stream that a peer with flow control may send before they are read.
 pub(crate) const WINDOW: u32 = 256 << 10;
@@ -75,8 +76,8 @@ pub enum ConnectionError {
 pub struct Connection {
     shared: Arc<Shared>,
     incoming: mpsc::Receiver<Stream>,
-    reader: tokio::task::AbortHandle,
-    writer: Option<tokio::task::JoinHandle<()>>,
+    writer: Task,
+    _reader: Task,
 }
 
 /// Waits for a connection's end.
@@ -171,8 +172,8 @@ impl Connection {
         let (read, write) = tokio::io::split(io);
         let reader = Reader { shared: shared.clone(), role, limits, accepted, last: 0, activity };
         let writer = write_frames(write, shared.clone(), data_queue, control_queue);
-        let reader = tokio::spawn(reader.run(read)).abort_handle();
-        Self { shared, incoming, reader, writer: Some(tokio::spawn(writer)) }
+        let (reader, writer) = (Task::spawn(reader.run(read)), Task::spawn(writer));
+        Self { shared, incoming, writer, _reader: reader }
     }
 
     /// Waits for a stream that the peer opens; `None` at the connection's end.
@@ -227,9 +228,7 @@ impl Connection {
             let last = self.shared.last_taken.load(Ordering::Acquire);
             let _ = self.shared.data.send(Out::Frame(Frame::GoAway { last })).await;
             let _ = self.shared.data.send(Out::Close).await;
-            if let Some(writer) = self.writer.take() {
-                let _ = writer.await;
-            }
+            self.writer.ended().await;
             self.closed().wait().await;
         };
         let _ = tokio::time::timeout(CLOSE_PATIENCE, goodbye).await;
@@ -238,8 +237,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.reader.abort();
-        self.writer.iter().for_each(tokio::task::JoinHandle::abort);
+        // What reads and writes ends with its fields, also for a peer that takes nothing.
         self.shared.end();
     }
 }

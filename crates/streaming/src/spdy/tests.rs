@@ -362,3 +362,21 @@ async fn a_flood_of_pings_ends_the_connection() {
     tokio::select! { () = flood => {} () = closed.wait() => {} }
     assert!(closed.is_closed());
 }
+
+/// A closed connection waits a little for who reads nothing, and then keeps nothing: what was not
+/// taken by then is not sent.
+#[tokio::test]
+async fn a_peer_that_reads_nothing_is_left() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    const ROOM: usize = 1024;
+    let (mut raw, io) = tokio::io::duplex(ROOM);
+    let mut server = start(Role::Server, io, 4);
+    let opening = Frame::SynStream { stream: 1, fin: false, headers: header("a", "b") };
+    raw.write_all(&bytes_of(&mut Encoder::default(), &[opening])).await.unwrap();
+    let stream = server.accept().await.unwrap();
+    stream.writer.send(vec![0; 100_000].into()).await.unwrap();
+    server.close().await;
+    let mut sent = Vec::new();
+    raw.read_to_end(&mut sent).await.unwrap();
+    assert_eq!(sent.len(), ROOM);
+}

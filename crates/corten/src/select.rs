@@ -34,6 +34,28 @@ impl Newest {
     }
 }
 
+/// Whose figures are wanted: those of one, or of those with labels.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Counted {
+    /// Only the one with this id, or the beginning of it
+    #[arg(value_name = "ID")]
+    one: Option<String>,
+    /// The same, as crictl writes it
+    #[arg(long, value_name = "ID", conflicts_with = "one")]
+    id: Option<String>,
+    /// Only those with this label; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    label: Vec<String>,
+}
+
+impl Counted {
+    /// An id, none for all, and labels.
+    pub fn filter(self) -> anyhow::Result<(String, HashMap<String, String>)> {
+        let Self { one, id, label } = self;
+        Ok((one.or(id).unwrap_or_default(), pairs("--label", &label)?))
+    }
+}
+
 /// A pattern that a name must match somewhere; none matches everything.
 pub struct Pattern(Option<Regex>);
 
@@ -62,4 +84,31 @@ pub fn pairs(option: &str, given: &[String]) -> anyhow::Result<HashMap<String, S
         }
     }
     Ok(pairs)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        counted: Counted,
+    }
+
+    #[test]
+    fn figures_of_one_are_asked_for_in_two_ways() {
+        let filter = |words: &[&str]| {
+            let line = Line::try_parse_from([&["stats"], words].concat()).ok()?;
+            line.counted.filter().ok()
+        };
+        let labels = HashMap::from([("a".to_owned(), "b=c".to_owned())]);
+        assert_eq!(filter(&[]), Some((String::new(), HashMap::new())));
+        assert_eq!(filter(&["one", "--label", "a=b=c"]), Some(("one".to_owned(), labels)));
+        assert_eq!(filter(&["--id", "one"]), Some(("one".to_owned(), HashMap::new())));
+        assert_eq!(filter(&["one", "--id", "two"]), None);
+        assert_eq!(filter(&["--label", "a"]), None);
+    }
 }

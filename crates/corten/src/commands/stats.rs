@@ -5,41 +5,33 @@ use cri_proto::v1::{ContainerStats, ContainerStatsFilter, ListContainerStatsResp
 use crate::human;
 use crate::json::{Style, from_message};
 use crate::output::{Format, FormatArg, Output};
-use crate::select::pairs;
+use crate::select::Counted;
 use crate::session::Session;
 use crate::table::Table;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Only the container with this id, or the beginning of it
-    #[arg(value_name = "CONTAINER-ID")]
-    container: Option<String>,
-    /// Only the container with this id, as crictl writes it
-    #[arg(long, value_name = "ID", conflicts_with = "container")]
-    id: Option<String>,
+    #[command(flatten)]
+    counted: Counted,
     /// Only those of this pod
     #[arg(long, short = 'p', value_name = "POD-ID")]
     pod: Option<String>,
     /// Those that do not run, too
     #[arg(long, short = 'a')]
     all: bool,
-    /// Only those with this label; may be repeated
-    #[arg(long, value_name = "KEY=VALUE")]
-    label: Vec<String>,
     #[command(flatten)]
     format: FormatArg,
 }
 
 pub async fn run(args: Args, session: &Session, output: &mut Output<'_>) -> anyhow::Result<()> {
-    let format = args.format.or(Format::Table)?;
-    let filter = ContainerStatsFilter {
-        id: args.container.or(args.id).unwrap_or_default(),
-        pod_sandbox_id: args.pod.unwrap_or_default(),
-        label_selector: pairs("--label", &args.label)?,
-    };
+    let Args { counted, pod, all, format } = args;
+    let format = format.or(Format::Table)?;
+    let (id, label_selector) = counted.filter()?;
+    let filter =
+        ContainerStatsFilter { id, pod_sandbox_id: pod.unwrap_or_default(), label_selector };
     let mut stats = session.runtime().await?.all_container_stats(Some(filter)).await?;
-    stats.retain(|stats| args.all || stats.cpu.is_some() || stats.memory.is_some());
-    stats.sort_by(|a, b| id(a).cmp(id(b)));
+    stats.retain(|stats| all || stats.cpu.is_some() || stats.memory.is_some());
+    stats.sort_by(|a, b| id_of(a).cmp(id_of(b)));
     if format != Format::Table {
         let stats = ListContainerStatsResponse { stats };
         return output.structured(&from_message(&stats, Style::Whole)?, format);
@@ -50,7 +42,7 @@ pub async fn run(args: Args, session: &Session, output: &mut Output<'_>) -> anyh
     Ok(())
 }
 
-fn id(stats: &ContainerStats) -> &str {
+fn id_of(stats: &ContainerStats) -> &str {
     stats.attributes.as_ref().map_or("", |attributes| attributes.id.as_str())
 }
 
@@ -59,7 +51,7 @@ fn row(stats: &ContainerStats) -> Vec<String> {
     let memory = stats.memory.as_ref().and_then(|memory| memory.working_set_bytes.as_ref());
     let disk = stats.writable_layer.as_ref();
     vec![
-        human::short_id(id(stats)).to_owned(),
+        human::short_id(id_of(stats)).to_owned(),
         metadata.map_or_else(String::new, |metadata| metadata.name.clone()),
         stats
             .cpu

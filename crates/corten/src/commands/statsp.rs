@@ -9,33 +9,25 @@ use super::stats::percent;
 use crate::human;
 use crate::json::{Style, from_message};
 use crate::output::{Format, FormatArg, Output};
-use crate::select::pairs;
+use crate::select::Counted;
 use crate::session::Session;
 use crate::table::Table;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Only the pod with this id, or the beginning of it
-    #[arg(value_name = "POD-ID")]
-    pod: Option<String>,
-    /// Only the pod with this id, as crictl writes it
-    #[arg(long, value_name = "ID", conflicts_with = "pod")]
-    id: Option<String>,
-    /// Only those with this label; may be repeated
-    #[arg(long, value_name = "KEY=VALUE")]
-    label: Vec<String>,
+    #[command(flatten)]
+    counted: Counted,
     #[command(flatten)]
     format: FormatArg,
 }
 
 pub async fn run(args: Args, session: &Session, output: &mut Output<'_>) -> anyhow::Result<()> {
-    let format = args.format.or(Format::Table)?;
-    let filter = PodSandboxStatsFilter {
-        id: args.pod.or(args.id).unwrap_or_default(),
-        label_selector: pairs("--label", &args.label)?,
-    };
+    let Args { counted, format } = args;
+    let format = format.or(Format::Table)?;
+    let (id, label_selector) = counted.filter()?;
+    let filter = PodSandboxStatsFilter { id, label_selector };
     let mut stats = session.runtime().await?.all_pod_sandbox_stats(Some(filter)).await?;
-    stats.sort_by(|a, b| id(a).cmp(id(b)));
+    stats.sort_by(|a, b| id_of(a).cmp(id_of(b)));
     if format != Format::Table {
         let stats = ListPodSandboxStatsResponse { stats };
         return output.structured(&from_message(&stats, Style::Whole)?, format);
@@ -47,7 +39,7 @@ pub async fn run(args: Args, session: &Session, output: &mut Output<'_>) -> anyh
     Ok(())
 }
 
-fn id(stats: &PodSandboxStats) -> &str {
+fn id_of(stats: &PodSandboxStats) -> &str {
     stats.attributes.as_ref().map_or("", |attributes| attributes.id.as_str())
 }
 
@@ -64,7 +56,7 @@ fn row(stats: &PodSandboxStats) -> Vec<String> {
         shown(interface.as_ref().and_then(of), &human::size)
     };
     vec![
-        human::short_id(id(stats)).to_owned(),
+        human::short_id(id_of(stats)).to_owned(),
         metadata.namespace,
         metadata.name,
         shown(linux.cpu.and_then(|cpu| cpu.usage_nano_cores), &percent),

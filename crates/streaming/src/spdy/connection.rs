@@ -38,6 +38,10 @@ const READ_BYTES: usize = 64 << 10;
 /// How long a peer has to accept a stream.
 const REPLY_PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long a client has to hang up after the goodbye. Some throw away what they have received and
+/// not yet looked at when the server hangs up.
+pub(super) const HANG_UP: Duration = Duration::from_secs(1);
+
 /// How long a peer has to take what was sent, and to close, at the end.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -74,6 +78,7 @@ pub enum ConnectionError {
 /// A connection. Dropped, it ends at once.
 #[derive(Debug)]
 pub struct Connection {
+    role: Role,
     shared: Arc<Shared>,
     incoming: mpsc::Receiver<Stream>,
     writer: Task,
@@ -173,7 +178,7 @@ impl Connection {
         let reader = Reader { shared: shared.clone(), role, limits, accepted, last: 0, activity };
         let writer = write_frames(write, shared.clone(), data_queue, control_queue);
         let (reader, writer) = (Task::spawn(reader.run(read)), Task::spawn(writer));
-        Self { shared, incoming, writer, _reader: reader }
+        Self { role, shared, incoming, writer, _reader: reader }
     }
 
     /// Waits for a stream that the peer opens; `None` at the connection's end.
@@ -221,12 +226,16 @@ impl Connection {
         Closed::of(&self.shared.closed)
     }
 
-    /// Says goodbye, has everything written, and waits a little for the peer to close.
+    /// Says goodbye, has everything written, and waits a little for the peer to close; a client
+    /// may do so first.
     pub async fn close(mut self) {
         let goodbye = async {
             // A peer may take every stream above it for one that was never looked at.
             let last = self.shared.last_taken.load(Ordering::Acquire);
             let _ = self.shared.data.send(Out::Frame(Frame::GoAway { last })).await;
+            if self.role == Role::Server {
+                let _ = tokio::time::timeout(HANG_UP, self.closed().wait()).await;
+            }
             let _ = self.shared.data.send(Out::Close).await;
             self.writer.ended().await;
             self.closed().wait().await;

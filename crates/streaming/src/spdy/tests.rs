@@ -327,11 +327,14 @@ async fn a_peer_without_flow_control_is_not_waited_for() {
     assert_eq!(got, 500_000);
     stream.writer.send(vec![0; 300_000].into()).await.unwrap();
     stream.writer.finish().await.unwrap();
+    let begun = std::time::Instant::now();
     let closing = tokio::spawn(server.close());
     let (mut decoder, mut input, mut seen) = (Decoder::default(), BytesMut::new(), Vec::new());
     while raw.read_buf(&mut input).await.unwrap() > 0 {
         seen.extend(frames(&mut decoder, &mut input).unwrap());
     }
+    // A client is let hang up first.
+    assert!(begun.elapsed() >= super::connection::HANG_UP);
     drop(raw);
     closing.await.unwrap();
     assert!(seen.contains(&Frame::Ping(1)));

@@ -38,7 +38,7 @@ impl Side {
             quiet: true,
             ..DaemonOptions::default()
         };
-        let control = Control::Corten(Daemon::start(&ground, "corten", options)?);
+        let control = Control::Corten(Box::new(Daemon::start(&ground, "corten", options)?));
         Self::new(Kind::Corten, ground, catalog, control, "corten").await
     }
 

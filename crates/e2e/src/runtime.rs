@@ -44,7 +44,7 @@ pub enum Kind {
 /// The process behind the socket.
 pub enum Control {
     /// Ours.
-    Corten(Daemon),
+    Corten(Box<Daemon>),
     /// Debian's.
     Containerd(Containerd),
 }
@@ -85,7 +85,7 @@ impl Runtime {
             ..DaemonOptions::default()
         };
         let daemon = Daemon::start(&ground, "corten", options)?;
-        Self::connect(Kind::Corten, ground, catalog, Control::Corten(daemon)).await
+        Self::connect(Kind::Corten, ground, catalog, Control::Corten(Box::new(daemon))).await
     }
 
     /// Starts Debian's containerd.

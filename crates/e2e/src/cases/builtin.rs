@@ -68,7 +68,7 @@ pub(super) async fn by_program(
     };
     let daemon = Daemon::start(&ground, NAME, options)?;
     let catalog = Arc::clone(&c.runtime.catalog);
-    Runtime::connect(Kind::Corten, ground, catalog, Control::Corten(daemon)).await
+    Runtime::connect(Kind::Corten, ground, catalog, Control::Corten(Box::new(daemon))).await
 }
 
 async fn network(c: &Context) -> Result<()> {

@@ -360,7 +360,8 @@ async fn at(c: &Context, socket: &Path) -> Result<Context> {
     };
     let daemon = Daemon::start(&ground, "cadvisor", options)?;
     let catalog = Arc::clone(&c.runtime.catalog);
-    let runtime = Runtime::connect(Kind::Corten, ground, catalog, Control::Corten(daemon)).await?;
+    let runtime =
+        Runtime::connect(Kind::Corten, ground, catalog, Control::Corten(Box::new(daemon))).await?;
     Ok(Context::new(Arc::new(runtime), "cadvisor"))
 }
 

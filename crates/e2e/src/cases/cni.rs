@@ -54,7 +54,7 @@ pub(super) async fn another(
     let options = DaemonOptions { program: program.into(), certs_dir, ..options };
     let daemon = Daemon::start(&ground, "cni", options)?;
     let catalog = Arc::clone(&c.runtime.catalog);
-    let control = Control::Corten(daemon);
+    let control = Control::Corten(Box::new(daemon));
     let runtime =
         Arc::new(Runtime::connect(Kind::Corten, Arc::clone(&ground), catalog, control).await?);
     let context = Context::new(Arc::clone(&runtime), "cni");

@@ -21,6 +21,7 @@ pub(super) const CASES: &[Case] = &[
     case!("cni.two_families", two_families).alone().ours(),
     case!("cni.the_kubelets_range_is_taken_over", range).alone().ours(),
     case!("cni.namespace_that_vanished", vanished).alone().ours(),
+    case!("cni.plugins_in_files_of_their_own", parts).alone().ours(),
 ];
 
 /// How a plugin of the tests' own behaves: by the words in the file `mode`.
@@ -126,6 +127,60 @@ async fn hostile(c: &Context) -> Result<()> {
         before.audit()?;
     }
     Ok(())
+}
+
+/// Says who is called for what.
+const RECORDER: &str = r#"#!/bin/sh
+word=$(sed 's/.*"word":"\([a-z]*\)".*/\1/')
+case "$CNI_COMMAND" in ADD|DEL) echo "$CNI_COMMAND $word" >> RECORD ;; esac
+case "$CNI_COMMAND" in ADD) echo '{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"x"}],
+  "ips":[{"address":"198.51.100.9/24","interface":0}]}' ;; esac
+"#;
+
+/// A network whose plugins lie in a directory of its name: all are called in their order, and
+/// those that a pod was made by are called at its end.
+async fn parts(c: &Context) -> Result<()> {
+    let ground = Arc::new(Ground::new()?);
+    let (plugins, conf) = (ground.make("parts/bin")?, ground.make("parts/net.d")?);
+    let (program, record) = (plugins.join("recorder"), ground.path().join("parts/record"));
+    fs::write(&program, RECORDER.replace("RECORD", &record.display().to_string()))?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+    let own = ground.make("parts/net.d/parts")?;
+    let plugin = |word: &str| format!(r#"{{"type":"recorder","word":"{word}"}}"#);
+    let list = |rest: &str| {
+        let own = plugin("own");
+        format!(r#"{{"cniVersion":"1.0.0","name":"parts",{rest}"plugins":[{own}]}}"#)
+    };
+    fs::write(conf.join("1.conflist"), list(""))?;
+    fs::write(own.join("10-one.conf"), plugin("one"))?;
+    let options = DaemonOptions {
+        cni_conf_dir: Some(conf.clone()),
+        plugin_dir: Some(plugins),
+        ..DaemonOptions::default()
+    };
+    let Another { context: other, .. } = another(c, options, ground).await?;
+    let said = async || -> Result<String> {
+        let text = fs::read_to_string(&record).unwrap_or_default();
+        fs::write(&record, "")?;
+        Ok(text.lines().collect::<Vec<_>>().join(", "))
+    };
+    let pod = other.plain_pod().await?;
+    equal("the calls", said().await?, "ADD own, ADD one")?;
+    // What comes later is not of that pod.
+    fs::write(own.join("20-two.conf"), plugin("two"))?;
+    let next = other.plain_pod().await?;
+    equal("the calls with another", said().await?, "ADD own, ADD one, ADD two")?;
+    fs::write(conf.join("1.conflist"), list(r#""loadOnlyInlinedPlugins":true,"#))?;
+    let last = other.plain_pod().await?;
+    equal("the calls without", said().await?, "ADD own")?;
+    fs::remove_dir_all(&own)?;
+    for (pod, wanted) in
+        [(pod, "DEL one, DEL own"), (next, "DEL two, DEL one, DEL own"), (last, "DEL own")]
+    {
+        other.stop_pod(&pod.id).await?;
+        equal("the calls at its end", said().await?, wanted)?;
+    }
+    other.clean_up().await
 }
 
 /// What pods' networks still owe.

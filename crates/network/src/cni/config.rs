@@ -7,6 +7,8 @@ use serde_json::{Map, Value, json};
 const MAX_NAME_BYTES: usize = 160;
 /// The longest type: it becomes a file name.
 const MAX_TYPE_BYTES: usize = 128;
+/// The key of a list by which it has no plugins in other files.
+const ONLY_INLINED: &str = "loadOnlyInlinedPlugins";
 /// The most plugins of one list: real ones have three to five.
 const MAX_PLUGINS: usize = 32;
 
@@ -64,13 +66,28 @@ pub(crate) struct Plugin {
 }
 
 impl NetworkList {
-    /// Reads the text of a configuration file.
+    /// Reads the text of a configuration file. Where a list does not say that its plugins are
+    /// all there (`loadOnlyInlinedPlugins`), `more` finds those in files of their own, by the
+    /// network's name; they follow its own, in their order (specification 1.1, section 1).
     ///
     /// # Errors
     ///
     /// What is wrong with it, in one line.
-    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let value: Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    pub(crate) fn parse(
+        bytes: &[u8],
+        more: impl FnOnce(&str) -> Result<Vec<Value>, String>,
+    ) -> Result<Self, String> {
+        let mut value: Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        if is_list(&value) && !is_true(&value[ONLY_INLINED]) {
+            let plugins = more(&read_name(&value)?)?;
+            if !plugins.is_empty() {
+                let own = value["plugins"].take();
+                let own = if own.is_null() { Vec::new() } else { array(own)? };
+                value["plugins"] = own.into_iter().chain(plugins).collect();
+                // What is kept of it is whole.
+                value[ONLY_INLINED] = Value::Bool(true);
+            }
+        }
         Self::from_value(value)
     }
 
@@ -129,6 +146,20 @@ impl Plugin {
     }
 }
 
+/// Whether it is a list of plugins, be they in other files, and no plugin by itself.
+fn is_list(value: &Value) -> bool {
+    value
+        .as_object()
+        .is_some_and(|object| object.contains_key("plugins") || !object.contains_key("type"))
+}
+
+fn array(value: Value) -> Result<Vec<Value>, String> {
+    match value {
+        Value::Array(values) => Ok(values),
+        _ => Err("\"plugins\" is not a list".to_owned()),
+    }
+}
+
 fn read_name(raw: &Value) -> Result<String, String> {
     let name = raw["name"].as_str().unwrap_or_default();
     let starts = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
@@ -159,10 +190,49 @@ fn is_true(value: &Value) -> bool {
 mod tests {
     use super::*;
 
+    fn parse(text: &str) -> Result<NetworkList, String> {
+        NetworkList::parse(text.as_bytes(), |_| Ok(Vec::new()))
+    }
+
+    #[test]
+    fn plugins_of_other_files_follow() {
+        let more = |name: &str| -> Result<Vec<Value>, String> {
+            assert_eq!(name, "n");
+            Ok(vec![json!({ "type": "b" }), json!({ "type": "c" })])
+        };
+        let kinds = |rest: &str, more: &dyn Fn(&str) -> Result<Vec<Value>, String>| {
+            let text = format!(r#"{{"cniVersion":"1.1.0","name":"n"{rest}}}"#);
+            let list = NetworkList::parse(text.as_bytes(), more)?;
+            assert_eq!(NetworkList::from_value(list.raw.clone())?, list);
+            // What is kept has them, and gets no others.
+            let kept = serde_json::to_vec(&list.raw).unwrap();
+            let again = NetworkList::parse(&kept, |_| Err("asked".to_owned()));
+            assert_eq!(again.as_ref().ok(), (list.plugins.len() > 1).then_some(&list));
+            Ok::<_, String>(list.plugins.into_iter().map(|p| p.kind).collect::<Vec<_>>())
+        };
+        let a = r#","plugins":[{"type":"a"}]"#;
+        assert_eq!(kinds(a, &more), Ok(vec!["a".into(), "b".into(), "c".into()]));
+        assert_eq!(kinds("", &more), Ok(vec!["b".into(), "c".into()]));
+        assert_eq!(kinds(r#","plugins":[]"#, &more), Ok(vec!["b".into(), "c".into()]));
+        assert_eq!(kinds(r#","plugins":null"#, &more), Ok(vec!["b".into(), "c".into()]));
+        assert_eq!(kinds(r#","plugins":7"#, &more), Err("\"plugins\" is not a list".into()));
+        assert_eq!(kinds(a, &|_| Err("broken".into())), Err("broken".into()));
+        let refused = |_: &str| -> Result<Vec<Value>, String> { panic!("it is asked") };
+        for only in ["true", "\"true\""] {
+            let text = format!(
+                r#"{{"cniVersion":"1.1.0","name":"n","loadOnlyInlinedPlugins":{only}{a}}}"#
+            );
+            assert_eq!(NetworkList::parse(text.as_bytes(), refused).unwrap().plugins.len(), 1);
+        }
+        // A plugin by itself is no list.
+        let single = br#"{"cniVersion":"1.1.0","name":"n","type":"ptp"}"#;
+        assert_eq!(NetworkList::parse(single, refused).unwrap().plugins.len(), 1);
+    }
+
     #[test]
     fn a_list_is_read() {
-        let list = NetworkList::parse(
-            br#"{"cniVersion":"0.4.0","name":"net.1","disableCheck":"true","plugins":[
+        let list = parse(
+            r#"{"cniVersion":"0.4.0","name":"net.1","disableCheck":"true","plugins":[
                 {"type":"bridge","bridge":"b0"},
                 {"type":"portmap","capabilities":{"portMappings":true,"dns":false}}]}"#,
         )
@@ -176,16 +246,15 @@ mod tests {
 
     #[test]
     fn a_single_plugin_is_a_list_of_one() {
-        let list =
-            NetworkList::parse(br#"{"cniVersion":"0.3.1","name":"n","type":"ptp"}"#).unwrap();
+        let list = parse(r#"{"cniVersion":"0.3.1","name":"n","type":"ptp"}"#).unwrap();
         assert_eq!(list.plugins.len(), 1);
         assert_eq!(list.raw["plugins"][0]["type"], "ptp");
     }
 
     #[test]
     fn the_newest_spoken_version_is_taken() {
-        let list = NetworkList::parse(
-            br#"{"cniVersion":"0.3.1","cniVersions":["1.0.0","1.1.0","2.0.0"],"name":"n",
+        let list = parse(
+            r#"{"cniVersion":"0.3.1","cniVersions":["1.0.0","1.1.0","2.0.0"],"name":"n",
                 "plugins":[{"type":"ptp"}]}"#,
         );
         assert_eq!(list.unwrap().version, Version::V1_1_0);
@@ -200,7 +269,8 @@ mod tests {
             ("", "EOF"),
             (r#"{"cniVersion":"1.0.0","name":"n","plug"#, "EOF"),
             ("[]", "not a JSON object"),
-            ("{}", "neither"),
+            ("{}", "network name"),
+            (r#"{"cniVersion":"1.0.0","name":"n"}"#, "neither"),
             (r#"{"cniVersion":"1.0.0","name":"n","plugins":[]}"#, "no plugins"),
             (r#"{"cniVersion":"1.0.0","name":"n","plugins":{}}"#, "not a list"),
             (r#"{"cniVersion":"1.0.0","name":"n","plugins":[{}]}"#, "without \"type\""),
@@ -213,7 +283,7 @@ mod tests {
             (&kind(".."), "not a file name"),
             (&kind(""), "not a file name"),
         ] {
-            let error = NetworkList::parse(text.as_bytes()).unwrap_err();
+            let error = parse(text).unwrap_err();
             assert!(error.contains(problem), "{text}: {error}");
         }
     }
@@ -221,7 +291,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn foreign_text_does_no_harm(text in "\\PC{0,200}") {
-            let _ = NetworkList::parse(text.as_bytes());
+            let _ = parse(&text);
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The directory of configurations, read again when it has changed.
 //!
-//! Nothing depends on a watch that could be lost: whoever asks gets what is there, and unchanged files (by name, inode, times and size)
-//! are not read twice. A file that was good and is being written again counts with what
-//! it said before, until it has been broken for a while.
+//! Nothing depends on a watch that could be lost: whoever asks gets what is there, and unchanged
+//! files (by name, inode, times and size) are not read twice. A file that was good and is being
+//! written again counts with what it said before, until it has been broken for a while.
 
 use std::{
     fs::{self, File},
@@ -13,6 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
+
 use super::NetworkList;
 
 /// The longest configuration that is read: real ones are below 10 KiB.
@@ -20,8 +22,10 @@ const MAX_FILE_BYTES: u64 = 1024 * 1024;
 /// How long a file that was good may be broken before it counts as broken: editors and
 /// installers write within milliseconds.
 const HALF_WRITTEN: Duration = Duration::from_secs(5);
-/// The most files that are looked at.
+/// The most files that are looked at, in each directory.
 const MAX_FILES: usize = 256;
+/// The most directories with plugins of networks that are looked at.
+const MAX_DIRECTORIES: usize = 64;
 
 /// What the directory holds.
 #[derive(Debug, Default)]
@@ -53,8 +57,16 @@ pub(crate) struct Directory {
 #[derive(Debug, Default)]
 struct State {
     looked_at: Option<Instant>,
-    files: Vec<Candidate>,
+    files: Files,
     loaded: Arc<Loaded>,
+}
+
+/// What the directory and those of networks in it hold.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Files {
+    lists: Vec<Candidate>,
+    /// Plugins of a network, in a directory of its name.
+    plugins: Vec<Candidate>,
 }
 
 /// A file that may be a configuration, and what tells a change of it.
@@ -90,21 +102,21 @@ impl Directory {
 
     fn look(&self, state: &mut State) {
         let first = state.looked_at.replace(Instant::now()).is_none();
-        let files = match candidates(&self.path) {
+        let files = match Files::list(&self.path) {
             Ok(files) => files,
             Err(error) => {
                 let unreadable = Some(format!("{}: {error}", self.path.display()));
-                state.files = Vec::new();
+                state.files = Files::default();
                 state.loaded = Arc::new(Loaded { unreadable, ..Loaded::default() });
                 return;
             }
         };
         if first || files != state.files || state.loaded.unreadable.is_some() {
             let loaded = load(&files, &self.wanted);
-            if let Some(file) = half_written(&loaded, &state.loaded) {
+            if let Some(file) = half_written(&loaded, &state.loaded, &files.plugins) {
                 tracing::debug!(file = %file.display(), "a CNI configuration is being written");
                 // Looked at again next time, with what it said before for now.
-                state.files = Vec::new();
+                state.files = Files::default();
                 return;
             }
             report(&self.path, &loaded);
@@ -114,19 +126,46 @@ impl Directory {
     }
 }
 
-/// Lists files by name order; hidden ones are half-written ones.
-fn candidates(dir: &Path) -> io::Result<Vec<Candidate>> {
+impl Files {
+    fn list(dir: &Path) -> io::Result<Self> {
+        let lists = candidates(dir, &["conf", "conflist", "json"])?;
+        let mut plugins = Vec::new();
+        for dir in directories(dir)? {
+            // What cannot be read is told where it is needed.
+            plugins.extend(candidates(&dir, &["conf"]).unwrap_or_default());
+        }
+        Ok(Self { lists, plugins })
+    }
+}
+
+/// Directories in one, by name order; hidden ones are left out.
+pub(super) fn directories(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = entries(dir)?;
+    found.retain(|path| path.is_dir());
+    found.sort();
+    found.truncate(MAX_DIRECTORIES);
+    Ok(found)
+}
+
+/// What a directory holds that is not hidden; nothing where there is none.
+fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
+    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+    let hidden = |path: &Path| path.file_name().is_some_and(|n| n.as_encoded_bytes()[0] == b'.');
+    paths.retain(|path| !hidden(path));
+    Ok(paths)
+}
+
+/// Lists files by name order; hidden ones are half-written ones.
+fn candidates(dir: &Path, extensions: &[&str]) -> io::Result<Vec<Candidate>> {
     let mut files = Vec::new();
-    for entry in entries {
-        let path = entry?.path();
-        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes()[0] == b'.');
+    for path in entries(dir)? {
         let extension = path.extension().and_then(|extension| extension.to_str());
-        if hidden || !matches!(extension, Some("conf" | "conflist" | "json")) {
+        if !extension.is_some_and(|extension| extensions.contains(&extension)) {
             continue;
         }
         // What vanishes meanwhile, or is a link to nowhere, is not there.
@@ -145,21 +184,31 @@ fn candidates(dir: &Path) -> io::Result<Vec<Candidate>> {
     Ok(files)
 }
 
-/// Returns the file that was selected and has been broken only now.
-fn half_written(loaded: &Loaded, before: &Loaded) -> Option<PathBuf> {
-    let (file, _) = before.selected.as_ref()?;
+/// Returns the file that was selected and has been broken only now, by itself or by one of its
+/// plugins.
+fn half_written(loaded: &Loaded, before: &Loaded, plugins: &[Candidate]) -> Option<PathBuf> {
+    let (file, list) = before.selected.as_ref()?;
     let young = |path: &Path| {
         let age = fs::metadata(path).and_then(|metadata| metadata.modified()).ok()?.elapsed();
         Some(age.unwrap_or_default() < HALF_WRITTEN)
     };
     let broken = loaded.invalid.iter().any(|(invalid, _)| invalid == file);
-    (broken && young(file) == Some(true)).then(|| file.clone())
+    let of_it = plugins.iter().map(|plugin| plugin.path.as_path());
+    let of_it = of_it.filter(|path| path.parent() == Some(&plugins_of(file, &list.name)));
+    let some_young = || of_it.chain([file.as_path()]).any(|path| young(path) == Some(true));
+    (broken && some_young()).then(|| file.clone())
 }
 
-fn load(files: &[Candidate], wanted: &str) -> Loaded {
+/// The directory of a network's plugins, beside its file.
+fn plugins_of(list: &Path, name: &str) -> PathBuf {
+    list.with_file_name(name)
+}
+
+fn load(files: &Files, wanted: &str) -> Loaded {
     let mut loaded = Loaded::default();
-    for file in files {
-        match read(&file.path).and_then(|bytes| NetworkList::parse(&bytes)) {
+    for file in &files.lists {
+        let more = |name: &str| read_plugins(&plugins_of(&file.path, name));
+        match read(&file.path).and_then(|bytes| NetworkList::parse(&bytes, more)) {
             Ok(list) if !wanted.is_empty() && list.name != wanted => {}
             Ok(list) => {
                 loaded.selected = Some((file.path.clone(), list));
@@ -169,6 +218,21 @@ fn load(files: &[Candidate], wanted: &str) -> Loaded {
         }
     }
     loaded
+}
+
+/// Reads the plugins of a network that have files of their own, by name order.
+fn read_plugins(dir: &Path) -> Result<Vec<Value>, String> {
+    let told = |path: &Path, problem: String| format!("{}: {problem}", path.display());
+    let files = match candidates(dir, &["conf"]) {
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(Vec::new()),
+        files => files.map_err(|error| told(dir, error.to_string()))?,
+    };
+    let read = |file: Candidate| {
+        let parsed = read(&file.path)
+            .and_then(|bytes| serde_json::from_slice(&bytes).map_err(|error| error.to_string()));
+        parsed.map_err(|problem| told(&file.path, problem))
+    };
+    files.into_iter().map(read).collect()
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
@@ -222,6 +286,50 @@ mod tests {
         assert!(loaded.invalid[0].0.ends_with("10-a.conflist"), "{loaded:?}");
         write("10-a.conflist", &conf("a"));
         assert_eq!(selected(&directory).as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn plugins_in_a_directory_of_the_networks_name_are_added() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        let directory = Directory::new(dir.path().to_owned(), String::new());
+        let kinds = || {
+            let loaded = directory.current(Duration::ZERO);
+            let (_, list) = loaded.selected.as_ref()?;
+            Some(
+                list.plugins.iter().map(|plugin| plugin.kind.clone()).collect::<Vec<_>>().join(" "),
+            )
+        };
+        write("10-a.conflist", &conf("a"));
+        write("20-b.conflist", &conf("b"));
+        assert_eq!(kinds().as_deref(), Some("ptp"));
+        for name in ["a", "b"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        write("b/10-x.conf", r#"{"type":"of-another"}"#);
+        write("a/20-z.conf", r#"{"type":"z"}"#);
+        write("a/10-y.conf", r#"{"type":"y"}"#);
+        write("a/.11-swap.conf", "{");
+        write("a/12-list.conflist", "{");
+        assert_eq!(kinds().as_deref(), Some("ptp y z"));
+        // Half written it keeps what it said.
+        write("a/20-z.conf", "{");
+        assert_eq!(kinds().as_deref(), Some("ptp y z"));
+        let old = std::time::SystemTime::now() - 2 * HALF_WRITTEN;
+        for name in ["a/20-z.conf", "a/10-y.conf", "10-a.conflist"] {
+            let file = File::options().append(true).open(dir.path().join(name)).unwrap();
+            file.set_modified(old).unwrap();
+        }
+        assert_eq!(kinds().as_deref(), Some("ptp of-another"));
+        let loaded = directory.current(Duration::ZERO);
+        assert!(loaded.invalid[0].1.contains("20-z.conf: EOF"), "{loaded:?}");
+        write("a/20-z.conf", r#"{"no":"type"}"#);
+        let file = File::options().append(true).open(dir.path().join("a/20-z.conf")).unwrap();
+        file.set_modified(old).unwrap();
+        assert_eq!(kinds().as_deref(), Some("ptp of-another"));
+        fs::remove_dir_all(dir.path().join("a")).unwrap();
+        fs::write(dir.path().join("a"), "a file").unwrap();
+        assert_eq!(kinds().as_deref(), Some("ptp"));
     }
 
     #[test]

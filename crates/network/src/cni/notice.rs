@@ -110,6 +110,10 @@ fn watch(paths: &[PathBuf]) -> io::Result<(OwnedFd, Directories)> {
     let mut directories = Directories::new();
     for path in paths {
         watch_way(&inotify, path, &mut directories)?;
+        // Plugins of a network may lie in one of its name.
+        for dir in super::directory::directories(path).unwrap_or_default() {
+            watch_way(&inotify, &dir, &mut directories)?;
+        }
     }
     Ok((inotify, directories))
 }
@@ -160,7 +164,7 @@ mod tests {
         let lab = tempfile::tempdir().unwrap();
         let at = |name: &str| lab.path().join(name);
         let mut notice = Notice::open(vec![at("cni/net.d")]).unwrap();
-        let steps: [(&str, Step<'_>); 13] = [
+        let steps: [(&str, Step<'_>); 16] = [
             ("the way comes", Box::new(|| fs::create_dir(at("cni")))),
             ("it comes", Box::new(|| fs::create_dir(at("cni/net.d")))),
             ("a file comes", Box::new(|| fs::write(at("cni/net.d/1.conflist"), "one"))),
@@ -173,6 +177,9 @@ mod tests {
                 }),
             ),
             ("a file goes", Box::new(|| fs::remove_file(at("cni/net.d/0.conflist")))),
+            ("one in it comes", Box::new(|| fs::create_dir(at("cni/net.d/name")))),
+            ("a plugin comes", Box::new(|| fs::write(at("cni/net.d/name/1.conf"), "six"))),
+            ("it is written", Box::new(|| fs::write(at("cni/net.d/name/1.conf"), "seven"))),
             ("it goes with all", Box::new(|| fs::remove_dir_all(at("cni/net.d")))),
             (
                 "it and a file come at once",

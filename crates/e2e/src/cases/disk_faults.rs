@@ -347,7 +347,8 @@ async fn while_answers_come<T>(
          {most:.1?}, the slowest {slowest:.1?}",
         took.len(),
     ));
-    ensure!(most < patient(ANSWER), "List and Status take {most:?}");
+    // Under a tracer a slow machine is slower than by its factor, and still faster than a delay.
+    ensure!(most < patient(patient(ANSWER)), "List and Status take {most:?}");
     // One that waits for a sync or an unmount takes about as long as that.
     ensure!(slowest < SHORT.sync / 2, "List and Status once took {slowest:?}");
     Ok(done)

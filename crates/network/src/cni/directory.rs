@@ -128,9 +128,11 @@ impl Directory {
 
 impl Files {
     fn list(dir: &Path) -> io::Result<Self> {
-        let lists = candidates(dir, &["conf", "conflist", "json"])?;
+        // Read once: this is done for every pod.
+        let entries = entries(dir)?;
+        let lists = candidates_of(&entries, &["conf", "conflist", "json"]);
         let mut plugins = Vec::new();
-        for dir in directories(dir)? {
+        for dir in directories_of(entries) {
             // What cannot be read is told where it is needed.
             plugins.extend(candidates(&dir, &["conf"]).unwrap_or_default());
         }
@@ -140,11 +142,14 @@ impl Files {
 
 /// Directories in one, by name order; hidden ones are left out.
 pub(super) fn directories(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut found = entries(dir)?;
-    found.retain(|path| path.is_dir());
-    found.sort();
-    found.truncate(MAX_DIRECTORIES);
-    Ok(found)
+    Ok(directories_of(entries(dir)?))
+}
+
+fn directories_of(mut entries: Vec<PathBuf>) -> Vec<PathBuf> {
+    entries.retain(|path| path.is_dir());
+    entries.sort();
+    entries.truncate(MAX_DIRECTORIES);
+    entries
 }
 
 /// What a directory holds that is not hidden; nothing where there is none.
@@ -162,17 +167,21 @@ fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// Lists files by name order; hidden ones are half-written ones.
 fn candidates(dir: &Path, extensions: &[&str]) -> io::Result<Vec<Candidate>> {
+    Ok(candidates_of(&entries(dir)?, extensions))
+}
+
+fn candidates_of(entries: &[PathBuf], extensions: &[&str]) -> Vec<Candidate> {
     let mut files = Vec::new();
-    for path in entries(dir)? {
+    for path in entries {
         let extension = path.extension().and_then(|extension| extension.to_str());
         if !extension.is_some_and(|extension| extensions.contains(&extension)) {
             continue;
         }
         // What vanishes meanwhile, or is a link to nowhere, is not there.
-        let Ok(metadata) = fs::metadata(&path) else { continue };
+        let Ok(metadata) = fs::metadata(path) else { continue };
         if metadata.is_file() && files.len() < MAX_FILES {
             files.push(Candidate {
-                path,
+                path: path.clone(),
                 inode: metadata.ino(),
                 size: metadata.size(),
                 modified: (metadata.mtime(), metadata.mtime_nsec()),
@@ -181,7 +190,7 @@ fn candidates(dir: &Path, extensions: &[&str]) -> io::Result<Vec<Candidate>> {
         }
     }
     files.sort();
-    Ok(files)
+    files
 }
 
 /// Returns the file that was selected and has been broken only now, by itself or by one of its

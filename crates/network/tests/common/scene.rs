@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs, thread,
     time::Duration,
 };
 
@@ -16,6 +16,9 @@ use types::Protocol;
 /// How long a connection may take before it counts as impossible: a lost packet is sent
 /// again after a second.
 pub const ENOUGH: Duration = Duration::from_secs(4);
+
+/// How often a connection that does not come about is tried.
+const TRIES: u32 = 3;
 
 /// How often a scene that differs is played again.
 const REPETITIONS: u32 = 2;
@@ -273,11 +276,30 @@ fn reachability(lab: &Lab, neighbour: &Namespace, pods: [&Pod; 2], ipv6: bool, f
         ways.push(("pod to pod by IPv6", &two.netns, to_one.clone()));
         ways.push(("host to pod by IPv6", &lab.host, to_one));
     }
-    for (way, from, to) in ways {
-        let answer = from.fetch(&to, ENOUGH);
-        let answer = answer.map(|text| text.replace("::ffff:", "")).map_err(|_| "not reached");
-        facts.insert(format!("{way}: {answer:?}"));
+    // At once: most of the time is waiting for what is not reached.
+    thread::scope(|scope| {
+        let asked: Vec<_> = ways
+            .iter()
+            .map(|(way, from, to)| (way, scope.spawn(|| reach(way, from, to))))
+            .collect();
+        for (way, answer) in asked {
+            let answer = answer.join().expect("the way is tried");
+            let answer = answer.map(|text| text.replace("::ffff:", ""));
+            facts.insert(format!("{way}: {answer:?}"));
+        }
+    });
+}
+
+/// Tries a way. On a busy machine, and while a neighbour learns a hardware address anew, a
+/// connection may fail; a way that is closed stays closed.
+fn reach(way: &str, from: &Namespace, to: &str) -> Result<String, &'static str> {
+    for attempt in 1..=TRIES {
+        match from.fetch(to, ENOUGH) {
+            Ok(text) => return Ok(text),
+            Err(error) => eprintln!("{way}, to {to}, attempt {attempt}: {error}"),
+        }
     }
+    Err("not reached")
 }
 
 /// The host's end of a pod's pair.

@@ -488,13 +488,21 @@ async fn attach_many(c: &Context) -> Result<()> {
         sessions.push(attach(c, &id, ALL, *transport).await?);
     }
     // Each stream is attached once its own words have come back.
+    for (number, session) in sessions.iter_mut().enumerate() {
+        let words = Bytes::from(format!("from {number}\n"));
+        session.stdin.as_ref().context("no input")?.send(words).await;
+        let (out, err) = (format!("out from {number}\n"), format!("err from {number}\n"));
+        expect(session.stdout.as_mut().context("no output")?, &out).await?;
+        expect(session.stderr.as_mut().context("no errors")?, &err).await?;
+    }
     let first = sessions.first_mut().context("no session")?;
     first.stdin.as_ref().context("no input")?.send(Bytes::from_static(b"to all\n")).await;
     for session in &mut sessions {
         expect(session.stdout.as_mut().context("no output")?, "out to all\n").await?;
         expect(session.stderr.as_mut().context("no errors")?, "err to all\n").await?;
     }
-    equal("the log", logs::read(&pod, &config)?.of("stdout"), "out to all\n")
+    let own: String = (0..sessions.len()).map(|number| format!("out from {number}\n")).collect();
+    equal("the log", logs::read(&pod, &config)?.of("stdout"), format!("{own}out to all\n"))
 }
 
 /// More than pipes, sockets and the daemon hold for a client, in lines long enough that making and

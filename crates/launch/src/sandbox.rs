@@ -100,6 +100,40 @@ impl SandboxNamespaces {
     }
 }
 
+/// Makes and pins namespaces in the calling thread, which is in them then and should end. For
+/// sandboxes without `user` and `sysctls`.
+///
+/// # Errors
+/// Where it fails, some may be pinned.
+pub fn make_namespaces_here(wanted: &SandboxNamespaces) -> Result<(), LaunchError> {
+    unshare(wanted).map_err(LaunchError::Child)?;
+    let kinds = [("net", &wanted.net), ("ipc", &wanted.ipc), ("uts", &wanted.uts)];
+    for (kind, path) in kinds {
+        if let Some(path) = path {
+            pin(&PathBuf::from(format!("/proc/thread-self/ns/{kind}")), path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Opens namespaces that [`make_namespaces_here`] has pinned.
+///
+/// # Errors
+/// Where one is not there.
+pub fn open_sandbox_namespaces(made: &SandboxNamespaces) -> Result<NamespaceHandles, LaunchError> {
+    let open = |path: &Option<PathBuf>| {
+        let Some(path) = path else { return Ok(None) };
+        let failed = |source| LaunchError::OpenPin { path: path.clone(), source };
+        sys::namespace::open(path).map(Some).map_err(failed)
+    };
+    Ok(NamespaceHandles {
+        user: None,
+        net: open(&made.net)?,
+        ipc: open(&made.ipc)?,
+        uts: open(&made.uts)?,
+    })
+}
+
 /// Makes the namespaces in a child, which holds them until they are pinned.
 fn hold_and_pin(
     wanted: &SandboxNamespaces,
@@ -184,6 +218,15 @@ fn remove_pin(path: &Path) -> io::Result<()> {
 
 /// In the child: makes the namespaces and sets what belongs to them.
 fn make(wanted: &SandboxNamespaces, proc: &OwnedFd) -> Done {
+    unshare(wanted)?;
+    if wanted.user.is_some() || wanted.sysctls.is_empty() {
+        return Ok(());
+    }
+    set_sysctls(wanted, proc)
+}
+
+/// Puts the calling thread into new namespaces, the one of users left aside.
+fn unshare(wanted: &SandboxNamespaces) -> Done {
     let new = NewNamespaces {
         net: wanted.net.is_some(),
         ipc: wanted.ipc.is_some(),
@@ -195,10 +238,7 @@ fn make(wanted: &SandboxNamespaces, proc: &OwnedFd) -> Done {
         rustix::system::sethostname(wanted.hostname.as_bytes())
             .during(Step::Hostname, "failed to set the host name")?;
     }
-    if wanted.user.is_some() || wanted.sysctls.is_empty() {
-        return Ok(());
-    }
-    set_sysctls(wanted, proc)
+    Ok(())
 }
 
 fn set_sysctls(wanted: &SandboxNamespaces, proc: &OwnedFd) -> Done {
@@ -251,7 +291,7 @@ fn pin_all(
     let mut pin_one = |kind: &'static str, path: &Option<PathBuf>| {
         let Some(path) = path else { return Ok(None) };
         let handle = open_namespace(child.pid, kind)?;
-        pin(child.pid, kind, path)?;
+        pin(&namespace_link(child.pid, kind), path)?;
         pinned.push(path.clone());
         Ok(Some(handle))
     };
@@ -281,21 +321,22 @@ fn unpin_all(paths: &[impl AsRef<Path>]) {
 
 /// Opens a namespace of a child that is not reaped, whose number is therefore its own.
 pub(crate) fn open_namespace(pid: Pid, kind: &'static str) -> Result<OwnedFd, LaunchError> {
-    let pid = pid.as_raw_pid();
-    File::open(format!("/proc/{pid}/ns/{kind}"))
-        .map(OwnedFd::from)
-        .map_err(|source| LaunchError::OpenNamespace { kind, pid, source })
+    let failed = |source| LaunchError::OpenNamespace { kind, pid: pid.as_raw_pid(), source };
+    File::open(namespace_link(pid, kind)).map(OwnedFd::from).map_err(failed)
 }
 
-fn pin(pid: Pid, kind: &str, path: &Path) -> Result<(), LaunchError> {
+fn namespace_link(pid: Pid, kind: &str) -> PathBuf {
+    format!("/proc/{}/ns/{kind}", pid.as_raw_pid()).into()
+}
+
+fn pin(namespace: &Path, path: &Path) -> Result<(), LaunchError> {
     let failed = |source| LaunchError::Pin { path: path.to_owned(), source };
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(failed)?;
     }
     let file =
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-    let link = format!("/proc/{}/ns/{kind}", pid.as_raw_pid());
-    let mounted = filesystem::clone_path(Path::new(&link), false)
+    let mounted = filesystem::clone_path(namespace, false)
         .and_then(|tree| filesystem::attach(tree.as_fd(), file.as_fd()));
     mounted.map_err(|source| {
         // Nothing is mounted on it: an empty file of ours.

@@ -26,6 +26,7 @@ mod interactive;
 mod limits;
 mod log;
 mod names;
+mod namespaces;
 mod parents;
 mod record;
 mod recover;

@@ -88,8 +88,8 @@ impl Monitor {
             let text = "the sandbox was made already, differently";
             return Err(Failure::new(FailureKind::AlreadyExists, text));
         }
-        if wanted.given && (wanted.user.is_some() || !wanted.sysctls.is_empty()) {
-            let text = "namespaces with owners or kernel parameters are the monitor's to make";
+        if wanted.given && wanted.user.is_some() {
+            let text = "the namespaces that a user namespace owns are the monitor's to make";
             return Err(Failure::new(FailureKind::Invalid, text));
         }
         Self::check_size(wanted)

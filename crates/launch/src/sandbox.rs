@@ -100,13 +100,14 @@ impl SandboxNamespaces {
     }
 }
 
-/// Makes and pins namespaces in the calling thread, which is in them then and should end. For
-/// sandboxes without `user` and `sysctls`.
+/// Makes and pins namespaces in the calling thread, which is in them then and should end; `user`
+/// is left aside. The process may have threads.
 ///
 /// # Errors
 /// Where it fails, some may be pinned.
 pub fn make_namespaces_here(wanted: &SandboxNamespaces) -> Result<(), LaunchError> {
-    unshare(wanted).map_err(LaunchError::Child)?;
+    procfs::keep_all();
+    procfs::all().and_then(|proc| make(wanted, &proc)).map_err(LaunchError::Child)?;
     let kinds = [("net", &wanted.net), ("ipc", &wanted.ipc), ("uts", &wanted.uts)];
     for (kind, path) in kinds {
         if let Some(path) = path {
@@ -218,15 +219,6 @@ fn remove_pin(path: &Path) -> io::Result<()> {
 
 /// In the child: makes the namespaces and sets what belongs to them.
 fn make(wanted: &SandboxNamespaces, proc: &OwnedFd) -> Done {
-    unshare(wanted)?;
-    if wanted.user.is_some() || wanted.sysctls.is_empty() {
-        return Ok(());
-    }
-    set_sysctls(wanted, proc)
-}
-
-/// Puts the calling thread into new namespaces, the one of users left aside.
-fn unshare(wanted: &SandboxNamespaces) -> Done {
     let new = NewNamespaces {
         net: wanted.net.is_some(),
         ipc: wanted.ipc.is_some(),
@@ -238,7 +230,10 @@ fn unshare(wanted: &SandboxNamespaces) -> Done {
         rustix::system::sethostname(wanted.hostname.as_bytes())
             .during(Step::Hostname, "failed to set the host name")?;
     }
-    Ok(())
+    if wanted.user.is_some() || wanted.sysctls.is_empty() {
+        return Ok(());
+    }
+    set_sysctls(wanted, proc)
 }
 
 fn set_sysctls(wanted: &SandboxNamespaces, proc: &OwnedFd) -> Done {

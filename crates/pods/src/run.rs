@@ -10,7 +10,6 @@ use std::{path::Path, sync::Arc};
 
 use monitor_client::{CgroupPlacement, Failure, Features, MakeSandbox, ReaperRequest, UserRequest};
 use network::{AttachRequest, DetachRequest};
-use rustix::io::Errno;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 use types::{LinuxResources, NamespaceMode, PidMode, SandboxConfig, SandboxId};
@@ -325,7 +324,7 @@ async fn ask_for_namespaces(
         let text = "corten-monitor is of an earlier release than the daemon: install them together";
         return Err(Error::WrongState(text.to_owned()));
     }
-    let pins = namespaces::pins(task);
+    let wanted = namespaces::wanted(task)?;
     let request = MakeSandbox {
         sandbox: task.id().clone(),
         user: namespaces
@@ -333,12 +332,11 @@ async fn ask_for_namespaces(
             .clone()
             .map(|mappings| Box::new(UserRequest { pin: task.files.user_ns(), mappings })),
         given,
-        net: pins.net,
-        ipc: pins.ipc,
-        uts: pins.uts,
-        hostname: pins.hostname,
-        sysctls: container_spec::sysctls(&task.record.config)
-            .map_err(|e| Error::Invalid(telemetry::chain(&e)))?,
+        net: wanted.net,
+        ipc: wanted.ipc,
+        uts: wanted.uts,
+        hostname: wanted.hostname,
+        sysctls: wanted.sysctls,
         reaper: reaper.map(|cgroup| ReaperRequest { cgroup }),
     };
     let made = monitor.make_sandbox(request).await.map_err(|source| {
@@ -354,8 +352,7 @@ async fn ask_for_namespaces(
 
 /// Whether a kernel parameter is none here, or does not take the value that was asked for.
 fn is_bad_sysctl(failure: &Failure) -> bool {
-    let refused = [Errno::NOENT, Errno::INVAL].map(Errno::raw_os_error);
-    failure.step.as_deref() == Some("sysctl") && failure.errno.is_some_and(|e| refused.contains(&e))
+    failure.step.as_deref() == Some("sysctl") && namespaces::is_bad_value(failure.errno)
 }
 
 /// Attaches the sandbox to its network, where it has one, and writes `hosts`; the task is not

@@ -11,7 +11,8 @@ mod schema;
 
 pub use load::{ConfigError, load, load_text, set, to_text};
 pub use schema::{
-    CgroupDriver, Cgroups, Config, Containers, Handler, Images, Log, LogFormat, Monitor, Network,
+    CgroupDriver, Cgroups, Config, Containers, Handler, Images, Log, LogFormat, Metrics,
+    MetricsAddress, Monitor, Network,
     OrphanedExecs, Server, Streaming,
 };
 

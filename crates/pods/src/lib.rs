@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod apparmor;
+mod census;
 mod clock;
 mod container;
 mod ending;
@@ -40,6 +41,7 @@ mod update;
 mod update_sandbox;
 mod volumes;
 
+pub use census::{Census, HandlerCensus, Turnover};
 pub use cgroups::Driver as CgroupDriver;
 pub use error::{Error, Result};
 pub use events::{EventFeed, EventFigures, EventKind, PodEvent};

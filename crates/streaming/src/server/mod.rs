@@ -5,6 +5,7 @@
 //! ```
 
 mod backend;
+mod counts;
 mod node;
 mod port_forward;
 mod process;
@@ -26,8 +27,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
 pub use backend::{Backend, Process, Running, Wanted};
+pub use counts::{SessionCount, SessionCounts};
 pub use node::PodProcess;
-pub use tls::{TlsError, TlsFiles};
+pub use tls::{TlsError, TlsFiles, server_config};
 pub use tokens::AddressError;
 
 use process::Times;
@@ -92,6 +94,7 @@ pub struct StreamingServer {
     tls: Option<Arc<rustls::ServerConfig>>,
     addresses: Addresses,
     options: ServerOptions,
+    counts: Arc<SessionCounts>,
 }
 
 /// Makes addresses, each good for one session within a minute.
@@ -134,7 +137,7 @@ impl StreamingServer {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let base = format!("{scheme}://{host}:{}", bound.port()).into();
         let addresses = Addresses { tokens: Tokens::default(), base };
-        Ok(Self { listener, tls, addresses, options })
+        Ok(Self { listener, tls, addresses, options, counts: Arc::default() })
     }
 
     /// What makes its addresses.
@@ -143,12 +146,18 @@ impl StreamingServer {
         self.addresses.clone()
     }
 
+    /// The sessions that it has and had, by kind.
+    #[must_use]
+    pub fn counts(&self) -> Arc<SessionCounts> {
+        self.counts.clone()
+    }
+
     /// Serves until told to stop; then returns what waits for the sessions that are left.
     pub async fn serve<B: Backend>(self, backend: B, mut stop: watch::Receiver<bool>) -> Sessions {
-        let Self { listener, tls, addresses, options } = self;
+        let Self { listener, tls, addresses, options, counts } = self;
         let times = Times { idle: options.idle_timeout, whole: options.session_timeout };
         let limit = Arc::new(Semaphore::new(options.max_sessions));
-        let server = Arc::new(upgrade::Server { tokens: addresses.tokens, backend, times });
+        let server = Arc::new(upgrade::Server { tokens: addresses.tokens, backend, times, counts });
         let acceptor = tls.map(TlsAcceptor::from);
         loop {
             let accepted = tokio::select! {

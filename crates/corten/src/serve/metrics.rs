@@ -1,0 +1,208 @@
+//! The endpoint for Prometheus: `GET /metrics`, on a port or a socket.
+//!
+//! It is one more place where the daemon listens, and the least important one: no client of it may
+//! cost the daemon anything. A connection is good for one request and a few seconds. There are
+//! few at a time; one more takes the place of the oldest, so that clients who say nothing keep no
+//! scrape out.
+
+use std::{
+    collections::VecDeque, convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration,
+};
+
+use anyhow::Context as _;
+use cri_server::Endpoint;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::Incoming,
+    header::{self, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use metrics::Format;
+use streaming::server::server_config;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
+    sync::watch,
+    task::AbortHandle,
+};
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, info, warn};
+
+use super::{figures::Figures, wire::tls_files};
+
+/// How long a client may take in all. Prometheus gives up after 10 seconds by default.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a client may take for TLS and the head of its request.
+const HEAD_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The largest head of a request. The client library has no smaller bound than 8 KiB.
+const MAX_HEAD: usize = 16 << 10;
+
+/// The most connections at a time: of a few scrapers, and a person or two.
+const MAX_CONNECTIONS: usize = 32;
+
+/// How long the listener rests when a connection could not be accepted.
+const REST: Duration = Duration::from_millis(100);
+
+/// Where figures are read.
+const PATH: &str = "/metrics";
+
+/// The endpoint, which listens and does not answer yet.
+pub(super) struct MetricsServer {
+    listener: Listener,
+    tls: Option<TlsAcceptor>,
+    /// As a client has it.
+    address: String,
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    /// The socket's file goes with its endpoint.
+    Unix { listener: UnixListener, _file: Endpoint },
+}
+
+/// A client's connection, whatever it is: the endpoint is compiled once.
+trait Client: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Client for T {}
+
+impl MetricsServer {
+    /// Listens where the settings say; nowhere by default.
+    pub(super) async fn bind(settings: &config::Metrics) -> anyhow::Result<Option<Self>> {
+        let address = settings.address().map_err(anyhow::Error::msg);
+        let Some(address) = address.context("the configuration's metrics.listen is not valid")?
+        else {
+            return Ok(None);
+        };
+        let config::Metrics { listen: _, cert_file, key_file, client_ca_file } = settings;
+        let files = tls_files("metrics", [cert_file, key_file, client_ca_file])?;
+        let tls = files.as_ref().map(server_config).transpose()?.map(TlsAcceptor::from);
+        let (listener, address) = match address {
+            config::MetricsAddress::Unix(text) => {
+                let mut endpoint = Endpoint::parse(&text)?;
+                let listener = endpoint.listen().context("choose another metrics.listen")?;
+                (Listener::Unix { listener, _file: endpoint }, text)
+            }
+            config::MetricsAddress::Tcp(asked) => {
+                let listener = TcpListener::bind(asked).await.map_err(|e| refusal(asked, e))?;
+                let scheme = if tls.is_some() { "https" } else { "http" };
+                let bound = listener.local_addr().context("the port has no address")?;
+                (Listener::Tcp(listener), format!("{scheme}://{bound}{PATH}"))
+            }
+        };
+        info!(%address, "serving metrics");
+        Ok(Some(Self { listener, tls, address }))
+    }
+
+    /// Where clients find it.
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Answers until told to stop. Then the address is free for a successor.
+    pub(super) async fn serve(self, figures: Arc<Figures>, mut stop: watch::Receiver<bool>) {
+        let mut connections = VecDeque::<AbortHandle>::with_capacity(MAX_CONNECTIONS);
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                _ = stop.wait_for(|stop| *stop) => return,
+            };
+            let client = match accepted {
+                Ok(client) => client,
+                Err(error) => {
+                    // Without descriptors the next one fails as well.
+                    warn!(%error, "a connection of a metrics client was not accepted");
+                    tokio::time::sleep(REST).await;
+                    continue;
+                }
+            };
+            connections.retain(|connection| !connection.is_finished());
+            if connections.len() == MAX_CONNECTIONS
+                && let Some(oldest) = connections.pop_front()
+            {
+                debug!("a metrics client makes room for another one");
+                oldest.abort();
+            }
+            let connection = converse(client, self.tls.clone(), figures.clone());
+            let connection = async move {
+                if tokio::time::timeout(PATIENCE, connection).await.is_err() {
+                    debug!("a metrics client took too long");
+                }
+            };
+            connections.push_back(tokio::spawn(connection).abort_handle());
+        }
+    }
+}
+
+/// Why a port cannot be had, and what to do.
+fn refusal(asked: SocketAddr, error: io::Error) -> anyhow::Error {
+    let what = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another process listens there: end it, or change metrics.listen"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "this machine does not have that address: change metrics.listen"
+        }
+        _ => "change metrics.listen",
+    };
+    anyhow::Error::new(error).context(format!("metrics cannot be served on {asked}: {what}"))
+}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<Box<dyn Client>> {
+        Ok(match self {
+            Self::Tcp(listener) => Box::new(listener.accept().await?.0),
+            Self::Unix { listener, .. } => Box::new(listener.accept().await?.0),
+        })
+    }
+}
+
+/// One connection: TLS, one request, its answer.
+async fn converse(client: Box<dyn Client>, tls: Option<TlsAcceptor>, figures: Arc<Figures>) {
+    let client: Box<dyn Client> = match tls {
+        None => client,
+        Some(tls) => match tokio::time::timeout(HEAD_PATIENCE, tls.accept(client)).await {
+            Ok(Ok(client)) => Box::new(client),
+            Ok(Err(error)) => return debug!(%error, "a metrics client failed at TLS"),
+            Err(_) => return debug!("a metrics client did not speak TLS in time"),
+        },
+    };
+    let service = service_fn(move |request| {
+        let figures = figures.clone();
+        async move { Ok::<_, Infallible>(answer(&figures, &request).await) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_PATIENCE)
+        .max_buf_size(MAX_HEAD)
+        // One that waits for its next request would have another one's place.
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(client), service);
+    if let Err(error) = served.await {
+        debug!(%error, "a metrics connection failed");
+    }
+}
+
+async fn answer(figures: &Figures, request: &Request<Incoming>) -> Response<String> {
+    let refuse = |status, text: &str| {
+        let mut response = Response::new(format!("{text}\n"));
+        *response.status_mut() = status;
+        response
+    };
+    if request.uri().path() != PATH {
+        return refuse(StatusCode::NOT_FOUND, "there is /metrics alone");
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut response = refuse(StatusCode::METHOD_NOT_ALLOWED, "figures are read: GET or HEAD");
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    let accept = request.headers().get_all(header::ACCEPT).iter();
+    let format = Format::accepted(accept.filter_map(|value| value.to_str().ok()));
+    let mut response = Response::new(figures.write(format).await);
+    let kind = HeaderValue::from_static(format.content_type());
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}

@@ -33,6 +33,7 @@ mod leftovers;
 mod log_pace;
 mod logs;
 mod mapped_programs;
+mod metrics;
 mod mounts;
 mod namespaces;
 mod network;
@@ -98,6 +99,7 @@ pub fn all() -> Vec<Case> {
         log_pace::CASES,
         logs::CASES,
         mapped_programs::CASES,
+        metrics::CASES,
         mounts::CASES,
         namespaces::CASES,
         network::CASES,

@@ -91,13 +91,14 @@ impl RpcFigures {
         let cri = CALLS.iter().flat_map(|call| {
             let is_legacy = legacy::has_call(call.service, call.name);
             let versions = [Some("v1"), is_legacy.then_some("v1alpha2")];
-            versions.into_iter().flatten().map(|version| {
-                (format!("runtime.{version}.{}", call.service), call.name)
-            })
+            versions
+                .into_iter()
+                .flatten()
+                .map(|version| (format!("runtime.{version}.{}", call.service), call.name))
         });
-        let others = OTHERS.iter().flat_map(|(service, names)| {
-            names.iter().map(|name| ((*service).to_owned(), *name))
-        });
+        let others = OTHERS
+            .iter()
+            .flat_map(|(service, names)| names.iter().map(|name| ((*service).to_owned(), *name)));
         // What is none of them, last.
         let unknown = [("unknown".to_owned(), "unknown")];
         let methods: Vec<_> = cri
@@ -134,9 +135,8 @@ impl RpcFigures {
             .map(|(method, handled)| (method, handled, method.started.load(Relaxed)))
             .filter(|(_, _, started)| *started > 0)
             .collect();
-        let labels = |method: &'_ Method| {
-            [("grpc_type", method.kind()), ("grpc_method", method.name)]
-        };
+        let labels =
+            |method: &'_ Method| [("grpc_type", method.kind()), ("grpc_method", method.name)];
         let help = "Calls that were begun.";
         let mut family = exposition.family(Kind::Counter, "grpc_server_started", help);
         for (method, _, started) in &called {
@@ -267,7 +267,8 @@ mod tests {
         has(&format!(
             "grpc_server_handled_total{{grpc_type=\"unary\",{unknown},grpc_code=\"Unimplemented\"}} 4"
         ));
-        let events = "grpc_service=\"runtime.v1.RuntimeService\",grpc_method=\"GetContainerEvents\"";
+        let events =
+            "grpc_service=\"runtime.v1.RuntimeService\",grpc_method=\"GetContainerEvents\"";
         has(&format!("corten_rpc_in_flight{{{events}}} 1"));
         has(&format!("corten_rpc_duration_seconds_count{{{events}}} 0"));
         has(&format!("corten_rpc_in_flight{{{unknown}}} 0"));

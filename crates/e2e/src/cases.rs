@@ -34,6 +34,7 @@ mod log_pace;
 mod logs;
 mod mapped_programs;
 mod metrics;
+mod metrics_endpoint;
 mod mounts;
 mod namespaces;
 mod network;
@@ -100,6 +101,7 @@ pub fn all() -> Vec<Case> {
         logs::CASES,
         mapped_programs::CASES,
         metrics::CASES,
+        metrics_endpoint::CASES,
         mounts::CASES,
         namespaces::CASES,
         network::CASES,

@@ -54,9 +54,9 @@ impl Format {
 fn thousandths(text: &str) -> u32 {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let digits = fraction.chars().chain("000".chars()).take(3);
-    let fraction = digits.map(|digit| digit.to_digit(10)).try_fold(0, |sum, digit| {
-        digit.map(|digit| sum * 10 + digit)
-    });
+    let fraction = digits
+        .map(|digit| digit.to_digit(10))
+        .try_fold(0, |sum, digit| digit.map(|digit| sum * 10 + digit));
     match (whole, fraction) {
         ("0" | "", Some(fraction)) => fraction,
         ("1", Some(0)) => 1000,

@@ -88,9 +88,9 @@ impl Exposition {
         // Writing to a text does not fail.
         let _ = writeln!(text, "# HELP {name}{suffix} {help}");
         let _ = writeln!(text, "# TYPE {name}{suffix} {word}");
-        let unit = ["seconds", "bytes"].into_iter().find(|unit| {
-            name.strip_suffix(unit).is_some_and(|rest| rest.ends_with('_'))
-        });
+        let unit = ["seconds", "bytes"]
+            .into_iter()
+            .find(|unit| name.strip_suffix(unit).is_some_and(|rest| rest.ends_with('_')));
         if let Some(unit) = unit.filter(|_| open_metrics) {
             let _ = writeln!(text, "# UNIT {name} {unit}");
         }
@@ -189,7 +189,9 @@ mod tests {
             .iter()
             .map(|(label, ns)| (*label, u64::from(*ns > 1_500_000_000)))
             .chain([("+Inf", 1)])
-            .map(|(label, count)| format!("x_seconds_bucket{{call=\"c\",le=\"{label}\"}} {count}\n"))
+            .map(|(label, count)| {
+                format!("x_seconds_bucket{{call=\"c\",le=\"{label}\"}} {count}\n")
+            })
             .collect();
         let text = format!(
             "# HELP x_read_bytes_total Bytes that were read.\n# TYPE x_read_bytes_total counter\n\

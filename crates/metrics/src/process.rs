@@ -114,9 +114,7 @@ mod tests {
         assert!(started <= now + 1.0 && now - started < 3600.0, "{started} {now}");
         assert!(value("process_threads") >= 1.0);
         assert!(value("process_resident_memory_bytes") > 65536.0);
-        assert!(
-            value("process_virtual_memory_bytes") >= value("process_resident_memory_bytes")
-        );
+        assert!(value("process_virtual_memory_bytes") >= value("process_resident_memory_bytes"));
         assert!(value("process_open_fds") >= 3.0);
         assert!(value("process_max_fds") >= value("process_open_fds"));
         assert!(value("process_cpu_seconds_total") >= 0.0);

@@ -214,11 +214,7 @@ fn write_images(to: &mut Exposition, counters: ImageCounters, outcomes: &PullOut
             "Bytes that layers unpacked to, as tar streams.",
             layer_bytes_unpacked,
         ),
-        (
-            "corten_image_layers_reused",
-            "Layers that were wanted and there already.",
-            layers_reused,
-        ),
+        ("corten_image_layers_reused", "Layers that were wanted and there already.", layers_reused),
         ("corten_image_registry_requests", "Requests that were sent to registries.", requests),
         (
             "corten_image_registry_retries",
@@ -267,14 +263,8 @@ struct Pull {
 fn by_image(pulls: Vec<PullProgress>) -> Vec<(String, Pull)> {
     let mut images = BTreeMap::<String, Pull>::new();
     for pull in pulls {
-        let PullProgress {
-            reference,
-            elapsed,
-            layers_total,
-            layers_done,
-            bytes_total,
-            bytes_done,
-        } = pull;
+        let PullProgress { reference, elapsed, layers_total, layers_done, bytes_total, bytes_done } =
+            pull;
         let image = images.entry(reference).or_default();
         image.elapsed = image.elapsed.max(elapsed);
         image.layers += layers_total;

@@ -61,7 +61,10 @@ pub(super) struct MetricsServer {
 enum Listener {
     Tcp(TcpListener),
     /// The socket's file goes with its endpoint.
-    Unix { listener: UnixListener, _file: Endpoint },
+    Unix {
+        listener: UnixListener,
+        _file: Endpoint,
+    },
 }
 
 /// A client's connection, whatever it is: the endpoint is compiled once.

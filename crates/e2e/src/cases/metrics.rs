@@ -1,14 +1,12 @@
-//! The endpoint for Prometheus: what it tells, in which forms, and who cannot hurt it.
+//! What Prometheus is told of the node, in which forms.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use cri_client::Code;
 use cri_proto::v1::{ContainerStatus, PullImageRequest, StatusRequest, VersionRequest};
 use serde_json::{Value, json};
@@ -21,51 +19,42 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::image_faults::{LAYER, MANIFEST};
 use super::streaming::{begin, exec_address};
-use super::streaming_settings::certificate;
 use crate::case;
 use crate::case::{Case, Need};
 use crate::catalog::BUSYBOX;
-use crate::context::{
-    Context, PATIENCE, code, equal, image_spec, refusal, resources, until,
-};
+use crate::context::{Context, PATIENCE, code, equal, image_spec, refusal, resources, until};
 
 pub(super) const CASES: &[Case] = &[
-    case!("metrics.off_by_default", off).alone().ours(),
     case!("metrics.tell_a_pull_in_flight", pull).alone().ours(),
     case!("metrics.tell_calls_pods_and_containers", node).alone().ours(),
     case!("metrics.are_read_by_prometheus_own_parsers", judge)
         .alone()
         .ours()
         .needs(&[Need::Workshop]),
-    case!("metrics.on_a_socket", socket).alone().ours(),
-    case!("metrics.hostile_clients_hurt_nobody", hostile).alone().ours(),
-    case!("metrics.bad_settings_are_refused", settings).alone().ours(),
-    case!("metrics.certificates", certificates).alone().ours(),
-    case!("metrics.go_on_with_the_successor", successor).alone().ours(),
 ];
 
 /// What the text format is called, and OpenMetrics.
-const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(super) const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub(super) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// As long as Prometheus waits, less what a busy machine is not to be blamed for.
-const SCRAPE: Duration = Duration::from_secs(8);
+pub(super) const SCRAPE: Duration = Duration::from_secs(8);
 
 /// Another daemon, with an endpoint there and further tables.
-async fn with(c: &Context, listen: &str, tables: &str) -> Result<Context> {
+pub(super) async fn with(c: &Context, listen: &str, tables: &str) -> Result<Context> {
     let tables = format!("\n[metrics]\nlisten = {listen:?}\n{tables}");
     let runtime = Arc::new(super::builtin::another(c, false, tables).await?);
     Ok(Context::new(runtime, "metrics"))
 }
 
 /// What verbose Status has under a name.
-async fn told(c: &Context, name: &str) -> Result<Option<Value>> {
+pub(super) async fn told(c: &Context, name: &str) -> Result<Option<Value>> {
     let answer = c.runtime.pods.status(StatusRequest { verbose: true }).await?;
     Ok(answer.info.get(name).map(|text| serde_json::from_str(text)).transpose()?)
 }
 
 /// Where the endpoint is, as verbose Status says: a host and a port.
-async fn endpoint(c: &Context) -> Result<String> {
+pub(super) async fn endpoint(c: &Context) -> Result<String> {
     let address = told(c, "metrics").await?.context("no address")?;
     let address = address.as_str().context("no text")?;
     let rest = address.strip_prefix("http://").and_then(|rest| rest.strip_suffix("/metrics"));
@@ -73,21 +62,21 @@ async fn endpoint(c: &Context) -> Result<String> {
 }
 
 /// An answer of HTTP.
-struct Said {
-    status: u16,
+pub(super) struct Said {
+    pub(super) status: u16,
     head: String,
-    body: String,
+    pub(super) body: String,
 }
 
 impl Said {
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
         let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
         lines.find(|(header, _)| header.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 }
 
 /// Says something to the endpoint, by a port or a path, and hears it out.
-async fn say(endpoint: &str, request: &str) -> Result<Said> {
+pub(super) async fn say(endpoint: &str, request: &str) -> Result<Said> {
     let talk = async {
         let mut heard = Vec::new();
         if endpoint.starts_with('/') {
@@ -109,15 +98,15 @@ async fn say(endpoint: &str, request: &str) -> Result<Said> {
 }
 
 /// Asks for figures, with a header.
-async fn get(endpoint: &str, header: &str) -> Result<Said> {
+pub(super) async fn get(endpoint: &str, header: &str) -> Result<Said> {
     say(endpoint, &format!("GET /metrics HTTP/1.1\r\nHost: node\r\n{header}\r\n")).await
 }
 
 /// The figures, by their series.
-struct Figures(BTreeMap<String, f64>);
+pub(super) struct Figures(pub(super) BTreeMap<String, f64>);
 
 impl Figures {
-    async fn get(endpoint: &str) -> Result<Self> {
+    pub(super) async fn get(endpoint: &str) -> Result<Self> {
         let said = get(endpoint, "").await?;
         equal("the status", said.status, 200)?;
         equal("the form", said.header("content-type"), Some(TEXT))?;
@@ -131,7 +120,7 @@ impl Figures {
     }
 
     /// One that must be there.
-    fn of(&self, series: &str) -> Result<f64> {
+    pub(super) fn of(&self, series: &str) -> Result<f64> {
         self.0.get(series).copied().with_context(|| {
             let name = series.split('{').next().unwrap_or_default();
             let near: Vec<_> = self.0.keys().filter(|key| key.starts_with(name)).collect();
@@ -144,33 +133,14 @@ impl Figures {
     }
 }
 
-/// Who does not ask for it gets no listener.
-async fn off(c: &Context) -> Result<()> {
-    equal("the address", told(c, "metrics").await?, None)?;
-    let config = told(c, "config").await?.context("no settings")?;
-    equal("the setting", &config["metrics"]["listen"], "")?;
-    let pid = c.runtime.with_daemon(|daemon| daemon.pid())?;
-    let mut files = Vec::new();
-    for file in fs::read_dir(format!("/proc/{pid}/fd"))?.flatten() {
-        files.extend(fs::read_link(file.path()).map(|to| to.display().to_string()));
-    }
-    // Field 3 is the state, of which 0A is listening; field 9 the inode.
-    let table = fs::read_to_string(format!("/proc/{pid}/net/tcp"))?;
-    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let ours = rows.filter(|row| row.get(3) == Some(&"0A")).filter(|row| {
-        row.get(9).is_some_and(|inode| files.contains(&format!("socket:[{inode}]")))
-    });
-    equal("the streaming server alone listens", ours.count(), 1)
-}
-
 /// An image of two layers, the second large, as a registry has it.
-struct Slow {
+struct TwoLayers {
     liar: Liar,
     large: Vec<u8>,
     small: usize,
 }
 
-impl Slow {
+impl TwoLayers {
     fn serve(c: &Context) -> Result<Self> {
         let mut small = LayerBuilder::new();
         small.file("small", 0o644, c.directory()?.as_os_str().as_encoded_bytes())?;
@@ -183,9 +153,7 @@ impl Slow {
             "rootfs": { "type": "layers", "diff_ids": [digest(&small), digest(&large)] },
         });
         let config = config.to_string().into_bytes();
-        let of = |kind: &str, bytes: &[u8]| {
-            json!({ "mediaType": kind, "digest": digest(bytes), "size": bytes.len() })
-        };
+        let of = |kind: &str, bytes: &[u8]| json!({ "mediaType": kind, "digest": digest(bytes), "size": bytes.len() });
         let manifest = json!({
             "schemaVersion": 2, "mediaType": MANIFEST,
             "config": of("application/vnd.oci.image.config.v1+json", &config),
@@ -213,7 +181,7 @@ impl Slow {
 async fn pull(c: &Context) -> Result<()> {
     let other = with(c, "127.0.0.1:0", "").await?;
     let at = endpoint(&other).await?;
-    let slow = Slow::serve(&other)?;
+    let slow = TwoLayers::serve(&other)?;
     let (name, size) = (slow.name(), slow.large.len());
     let held = slow.liar.hold(&format!("/v2/slow/blobs/{}", digest(&slow.large)));
     let pulling = {
@@ -520,7 +488,7 @@ print(len(new), len(new_series))
     let pod = other.plain_pod().await?;
     let id = other.run(&pod, &other.waiting()).await?;
     other.sh(&id, "true").await?;
-    let slow = Slow::serve(&other)?;
+    let slow = TwoLayers::serve(&other)?;
     let name = slow.name();
     let held = slow.liar.hold(&format!("/v2/slow/blobs/{}", digest(&slow.large)));
     let pulling = {
@@ -529,10 +497,8 @@ print(len(new), len(new_series))
         tokio::spawn(async move { images.pull_image(request).await })
     };
     let at = endpoint(&other).await?;
-    until(PATIENCE, "the pull", || async {
-        Ok(Figures::get(&at).await?.has(&name).then_some(()))
-    })
-    .await?;
+    until(PATIENCE, "the pull", || async { Ok(Figures::get(&at).await?.has(&name).then_some(())) })
+        .await?;
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/python-env");
     let python = program::output(&mut Command::new(script))?;
     let mut command = Command::new(python.trim());
@@ -544,264 +510,4 @@ print(len(new), len(new_series))
     pulling.await??;
     other.clean_up().await?;
     other.remove_image(&name).await
-}
-
-/// For root alone; one that a killed daemon left is replaced, and a living one's is not taken.
-async fn socket(c: &Context) -> Result<()> {
-    let path = c.directory()?.join("metrics.sock");
-    let at = path.display().to_string();
-    let listen = format!("unix://{at}");
-    let other = with(c, &listen, "").await?;
-    equal("the address", told(&other, "metrics").await?, Some(json!(listen)))?;
-    equal("the mode", fs::metadata(&path)?.permissions().mode() & 0o777, 0o600)?;
-    ensure!(Figures::get(&at).await?.of("process_threads")? >= 1.0, "no threads");
-    let open = get(&at, "Accept: application/openmetrics-text\r\n").await?;
-    equal("the form", open.header("content-type"), Some(OPEN_METRICS))?;
-    ensure!(open.body.ends_with("\n# EOF\n"), "no end: {}", open.body);
-
-    let error = refused(c, &format!("listen = {listen:?}"))?;
-    for word in [&at, "in use", "metrics.listen"] {
-        ensure!(error.contains(word), "it does not say {word}: {error}");
-    }
-    Figures::get(&at).await?;
-    other.runtime.kill()?;
-    ensure!(path.exists(), "a killed daemon has cleaned up");
-    other.runtime.launch().await?;
-    Figures::get(&at).await?;
-    other.runtime.end()?;
-    ensure!(!path.exists(), "the socket is there after the daemon's end");
-    other.runtime.launch().await?;
-    Figures::get(&at).await.map(drop)
-}
-
-/// Starts a daemon with these lines in its section of metrics, which must not start; returns what
-/// it says.
-fn refused(c: &Context, lines: &str) -> Result<String> {
-    let directory = c.directory()?;
-    let file = directory.join("config.toml");
-    let quoted = |name: &str| format!("{:?}", directory.join(name).display().to_string());
-    let text = format!(
-        "root = {}\nstate = {}\n[server]\nlisten = {}\ncontainerd_socket = \"\"\n\
-         [network]\nnetns_dir = {}\nconf_dir = {}\n[images]\nreserve_bytes = 0\n[metrics]\n{lines}\n",
-        quoted("root"),
-        quoted("state"),
-        quoted("corten.sock"),
-        quoted("netns"),
-        quoted("cni"),
-    );
-    fs::write(&file, text)?;
-    let program = c.runtime.with_daemon(|daemon| Ok(daemon.program().to_owned()))?;
-    let output = tokio::task::block_in_place(|| {
-        Command::new(program).args(["serve", "--config"]).arg(&file).output()
-    })?;
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(!output.status.success(), "it runs: {error}");
-    ensure!(!directory.join("corten.sock").exists(), "it has listened: {error}");
-    // What it says last is why it does not start.
-    error.lines().last().map(str::to_owned).context("it says nothing")
-}
-
-async fn settings(c: &Context) -> Result<()> {
-    let taken = TcpListener::bind("127.0.0.1:0")?;
-    let taken = taken.local_addr()?;
-    let held = TcpListener::bind(taken)?;
-    for (lines, words) in [
-        ("listen = \"localhost:9090\"".to_owned(), &["metrics.listen", "127.0.0.1:9090"][..]),
-        ("listen = \":9090\"".to_owned(), &["metrics.listen", "neither an IP and a port"]),
-        ("listen = \"unix://run/m.sock\"".to_owned(), &["metrics.listen", "absolute"]),
-        ("listen = \"127.0.0.1:0\"\nport = 9090".to_owned(), &["port", "line"]),
-        ("listen = \"127.0.0.1:0\"\ncert_file = \"/c\"".to_owned(), &["metrics.key_file"]),
-        (
-            "listen = \"unix:///m.sock\"\ncert_file = \"/c\"\nkey_file = \"/k\"".to_owned(),
-            &["metrics.cert_file", "no TLS"],
-        ),
-        (
-            "listen = \"127.0.0.1:0\"\ncert_file = \"/no/c\"\nkey_file = \"/no/k\"".to_owned(),
-            &["metrics", "/no/c"],
-        ),
-        (
-            format!("listen = \"{taken}\""),
-            &["another process listens there", "change metrics.listen"],
-        ),
-        (
-            "listen = \"203.0.113.7:9090\"".to_owned(),
-            &["does not have that address", "change metrics.listen"],
-        ),
-    ] {
-        let error = refused(c, &lines)?;
-        for word in words {
-            ensure!(error.contains(word), "{lines} does not say {word}: {error}");
-        }
-    }
-    drop(held);
-    Ok(())
-}
-
-/// Who says nothing, too much, too slowly or something else gets no figures, and keeps nobody
-/// from them.
-async fn hostile(c: &Context) -> Result<()> {
-    const MANY: usize = 400;
-    let other = with(c, "127.0.0.1:0", "").await?;
-    let at = endpoint(&other).await?;
-    let pid = other.runtime.with_daemon(|daemon| daemon.pid())?;
-    let files = || anyhow::Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count());
-    let before = files()?;
-
-    // What is asked wrongly.
-    let request = |line: &str| format!("{line} HTTP/1.1\r\nHost: node\r\n\r\n");
-    for (line, status) in [
-        ("GET /", 404),
-        ("GET /metrics/", 404),
-        ("GET /metricsx", 404),
-        ("GET /debug/pprof/heap", 404),
-        ("POST /metrics", 405),
-        ("DELETE /metrics", 405),
-        ("OPTIONS /metrics", 405),
-        ("PRI /metrics", 405),
-        ("GET /metrics?name[]=x", 200),
-        ("GET", 400),
-    ] {
-        equal(line, say(&at, &request(line)).await?.status, status)?;
-    }
-    equal("methods", say(&at, &request("PUT /metrics")).await?.header("allow"), Some("GET, HEAD"))?;
-    let head = say(&at, &request("HEAD /metrics")).await?;
-    equal("HEAD", (head.status, head.body.as_str()), (200, ""))?;
-    equal("HEAD's form", head.header("content-type"), Some(TEXT))?;
-    let long = say(&at, &request(&format!("GET /metrics?{}", "x".repeat(100_000)))).await;
-    let refused = long.map_or(true, |said| said.status >= 400);
-    ensure!(refused, "a request of 100,000 bytes is answered");
-    let headers: String = (0..3000).map(|n| format!("X-{n}: {}\r\n", "y".repeat(50))).collect();
-    let refused = get(&at, &headers).await.map_or(true, |said| said.status >= 400);
-    ensure!(refused, "3,000 headers are answered");
-    let body = format!("GET /metrics HTTP/1.1\r\nHost: n\r\nContent-Length: 9999999\r\n\r\nmore");
-    equal("a body", say(&at, &body).await?.status, 200)?;
-    ensure!(say(&at, "\0\u{1}\u{2} garbage\r\n\r\n").await.map_or(true, |said| said.status == 400), "garbage");
-
-    // Many who say nothing, many who say it slowly, and some who do not read.
-    let mut silent = Vec::new();
-    for number in 0..MANY {
-        let mut socket = TcpStream::connect(&at).await?;
-        match number % 4 {
-            0 => {}
-            1 => socket.write_all(b"GET /metr").await?,
-            2 => socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: ").await?,
-            _ => socket.write_all(request("GET /metrics").as_bytes()).await?,
-        }
-        silent.push(socket);
-        if number % 40 == 0 {
-            let begun = Instant::now();
-            Figures::get(&at).await?;
-            ensure!(begun.elapsed() < testing::wait::patient(SCRAPE), "a slow scrape");
-        }
-    }
-    let flood = async {
-        // One more all the time: each takes the place of the oldest.
-        loop {
-            let socket = TcpStream::connect(&at).await;
-            silent.extend(socket);
-            if silent.len() > 2 * MANY {
-                silent.drain(..MANY);
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    let scrapes = async {
-        for _ in 0..50 {
-            Figures::get(&at).await?;
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        other.runtime.pods.version(VersionRequest::default()).await?;
-        anyhow::Ok(())
-    };
-    tokio::select! {
-        () = flood => bail!("it has no end"),
-        scraped = scrapes => scraped.context("beside a flood")?,
-    }
-    let open = files()?;
-    ensure!(open < before + 64, "{open} files are open, {before} were");
-    // All are let go, without their doing.
-    until(Duration::from_secs(30), "the places", || async {
-        Ok((files()? <= before).then_some(()))
-    })
-    .await?;
-    drop(silent);
-    equal("the daemon", other.runtime.with_daemon(|daemon| daemon.pid())?, pid)
-}
-
-/// A client of Python's: tells how many lines of figures it gets, or that it is refused.
-const CLIENT: &str = r#"
-import ssl, sys, urllib.request
-context = ssl.create_default_context(cafile=sys.argv[2])
-if len(sys.argv) > 3:
-    context.load_cert_chain(sys.argv[3] + ".pem", sys.argv[3] + ".key")
-try:
-    with urllib.request.urlopen(sys.argv[1], context=context, timeout=60) as answer:
-        print(answer.status, "process_start_time_seconds" in answer.read().decode())
-except (OSError, ssl.SSLError) as error:
-    print("refused")
-"#;
-
-/// The streaming server's certificates, of its own files.
-async fn certificates(c: &Context) -> Result<()> {
-    let dir = c.directory()?;
-    certificate(&dir, "root", None)?;
-    certificate(&dir, "stranger", None)?;
-    let root = dir.join("root");
-    for name in ["server", "friend"] {
-        certificate(&dir, name, Some(&root))?;
-    }
-    certificate(&dir, "enemy", Some(&dir.join("stranger")))?;
-    let file = |name: &str| dir.join(name).display().to_string();
-    let tables = format!(
-        "cert_file = {:?}\nkey_file = {:?}\nclient_ca_file = {:?}\n",
-        file("server.pem"),
-        file("server.key"),
-        file("root.pem"),
-    );
-    let other = with(c, "127.0.0.1:0", &tables).await?;
-    let address = told(&other, "metrics").await?.context("no address")?;
-    let address = address.as_str().context("no text")?.to_owned();
-    ensure!(address.starts_with("https://127.0.0.1:"), "{address}");
-    let asks = async |who: Option<&str>| -> Result<String> {
-        let mut client = Command::new("python3");
-        client.args(["-c", CLIENT, &address, &file("root.pem")]).args(who.map(&file));
-        let said = tokio::task::spawn_blocking(move || program::output(&mut client)).await??;
-        Ok(said.trim().to_owned())
-    };
-    equal("a friend", asks(Some("friend")).await?, "200 True")?;
-    equal("an enemy", asks(Some("enemy")).await?, "refused")?;
-    equal("one without a certificate", asks(None).await?, "refused")?;
-    let plain = address.trim_start_matches("https://").trim_end_matches("/metrics");
-    ensure!(get(plain, "").await.is_err(), "plain HTTP is answered");
-    equal("a friend", asks(Some("friend")).await?, "200 True")
-}
-
-/// A port that a daemon leaves is its successor's at once, also while the old one has sessions.
-async fn successor(c: &Context) -> Result<()> {
-    let free = TcpListener::bind("127.0.0.1:0")?;
-    let at = free.local_addr()?.to_string();
-    drop(free);
-    let other = with(c, &at, "").await?;
-    other.pull(BUSYBOX).await?;
-    let (_, id) = other.waiting_container().await?;
-    let streams = Streams { stdin: false, stdout: true, stderr: false, tty: false };
-    let address = exec_address(&other, &id, &["sleep", "1000"], streams).await?;
-    let session = begin(&address, streams, Transport::Spdy).await?;
-    let started = "process_start_time_seconds";
-    let open = "corten_streaming_sessions{kind=\"exec\"}";
-    let before = until(PATIENCE, "the session", || async {
-        let figures = Figures::get(&at).await?;
-        Ok((figures.of(open)? == 1.0).then_some(figures))
-    })
-    .await?;
-    let mut old = other.runtime.with_daemon(testing::Daemon::succeed)?;
-    other.runtime.settle().await?;
-    let after = Figures::get(&at).await?;
-    ensure!(after.of(started)? > before.of(started)?, "the old one answers");
-    equal("sessions", after.of(open)?, 0.0)?;
-    drop(session);
-    let ended = tokio::task::spawn_blocking(move || old.wait(Duration::from_secs(60))).await??;
-    ensure!(ended.success(), "the old one ended with {ended}");
-    Figures::get(&at).await?;
-    other.clean_up().await
 }

@@ -43,8 +43,7 @@ impl Network {
         netns: PathBuf,
     ) -> Result<(), NetworkError> {
         let (begun, mut engine) = (Instant::now(), None);
-        let settled =
-            Arc::clone(&self).settle(id, Some(netns), Asking::Detach, &mut engine).await;
+        let settled = Arc::clone(&self).settle(id, Some(netns), Asking::Detach, &mut engine).await;
         self.figures.count(Operation::Del, engine, begun, &settled);
         settled
     }

@@ -53,7 +53,7 @@ pub use limits::container_rlimits;
 pub use record::{
     ContainerRecord, ContainerState, Exit, ImageRef, SandboxPhase, SandboxRecord, User,
 };
-pub use recover::Recovered;
+pub use recover::{Leaks, Recovered};
 pub use service::{Options, Pods, Services};
 pub use spec::supports_recursive_read_only;
 pub use update_sandbox::PodResources;

@@ -5,10 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -16,9 +13,9 @@ use cri_server::RpcFigures;
 use images::{FsUsage, ImageCounters, Images, PullOutcomes, PullProgress};
 use metrics::{Exposition, Format, Kind, write_process};
 use network::{Network, NetworkFigures};
-use pods::{Census, EventFigures, HandlerCensus, Pods, Recovered};
+use pods::{Census, EventFigures, HandlerCensus, Leaks, Pods, Recovered};
 use streaming::server::SessionCounts;
-use tokio::{sync::oneshot, task::spawn_blocking};
+use tokio::{sync::Semaphore, task::spawn_blocking};
 
 use Kind::{Counter, Gauge, Histogram, Info};
 
@@ -37,8 +34,8 @@ pub(super) struct Figures {
     pub(super) sessions: Arc<SessionCounts>,
     /// What the start has found, once it is known.
     pub(super) recovered: OnceLock<Recovered>,
-    /// Whether the store of layers is being asked.
-    pub(super) asking: Arc<AtomicBool>,
+    /// The place of who asks the store of layers.
+    pub(super) asking: Arc<Semaphore>,
 }
 
 /// What the store of layers has.
@@ -75,20 +72,18 @@ impl Figures {
         to.finish()
     }
 
-    /// Asks the store of layers, unless an earlier scrape still waits for it.
+    /// Asks the store of layers. One asks at a time: where the disk hangs, one thread does.
     async fn stored(&self) -> Option<Stored> {
-        if self.asking.swap(true, Ordering::AcqRel) {
-            return None;
-        }
-        let (images, asking) = (self.images.clone(), self.asking.clone());
-        let (answer, answered) = oneshot::channel();
-        spawn_blocking(move || {
-            let stored = Stored { layers: images.layer_count(), usage: images.fs_usage() };
-            asking.store(false, Ordering::Release);
-            // Nobody waits any more if it took long.
-            let _ = answer.send(stored);
-        });
-        tokio::time::timeout(STORE_PATIENCE, answered).await.ok()?.ok()
+        let asked = async {
+            let place = self.asking.clone().acquire_owned().await.ok()?;
+            let images = self.images.clone();
+            let asked = spawn_blocking(move || {
+                let _place = place;
+                Stored { layers: images.layer_count(), usage: images.fs_usage() }
+            });
+            asked.await.ok()
+        };
+        tokio::time::timeout(STORE_PATIENCE, asked).await.ok()?
     }
 }
 
@@ -126,14 +121,22 @@ fn write_pods(to: &mut Exposition, census: &Census) {
 }
 
 fn write_recovered(to: &mut Exposition, recovered: &Recovered) {
-    let Recovered { ready, not_ready, undone, damaged } = *recovered;
+    let Recovered { ready, not_ready, undone, damaged, leaks } = recovered;
     let help = "What this daemon found of the one before at its start: sandboxes that are ready, \
                 that are not, whose interrupted making was undone, and damaged records.";
     let mut family = to.family(Gauge, "corten_recovered", help);
     let outcomes =
         [("ready", ready), ("not_ready", not_ready), ("undone", undone), ("damaged", damaged)];
     for (outcome, count) in outcomes {
-        family.sample(&[("outcome", outcome)], count);
+        family.sample(&[("outcome", outcome)], *count);
+    }
+    let help = "What this daemon found at its start that belonged to no sandbox, and whether it \
+                could be removed.";
+    let mut family = to.family(Gauge, "corten_recovered_leaks", help);
+    for Leaks { kind, removed, left } in leaks {
+        for (outcome, count) in [("removed", *removed), ("left", *left)] {
+            family.sample(&[("kind", *kind), ("outcome", outcome)], count);
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use pods::{Handler, Options, Pods, Services};
 use snapshots::Snapshots;
 use stats::Stats;
 use streaming::server::{ServerOptions, StreamingServer, TlsFiles};
+use tokio::sync::Semaphore;
 use tracing::info;
 use types::Profile;
 
@@ -118,7 +119,7 @@ impl Daemon {
             rpcs,
             sessions: self.streaming.counts(),
             recovered: OnceLock::new(),
-            asking: Arc::default(),
+            asking: Arc::new(Semaphore::new(1)),
         }
     }
 }

@@ -394,11 +394,20 @@ async fn node(c: &Context) -> Result<()> {
     .await?;
 
     // A new daemon tells what it has found, and begins to count anew.
+    // One record is spoilt meanwhile, and something is there that is nobody's.
     other.runtime.kill()?;
+    let (root, state) = other.runtime.with_daemon(|daemon| Ok((daemon.root(), daemon.state())))?;
+    fs::write(root.join("sandboxes").join(&stopped.id), "junk")?;
+    fs::create_dir(state.join("pods").join("e2".repeat(32)))?;
     other.runtime.launch().await?;
     let at = endpoint(&other).await?;
     let figures = Figures::get(&at).await?;
     for (series, value) in [
+        ("corten_damaged_records{kind=\"sandbox\"}", 1.0),
+        ("corten_recovered{outcome=\"damaged\"}", 1.0),
+        ("corten_recovered_leaks{kind=\"directory\",outcome=\"removed\"}", 1.0),
+        ("corten_recovered_leaks{kind=\"directory\",outcome=\"left\"}", 0.0),
+        ("corten_recovered_leaks{kind=\"root\",outcome=\"removed\"}", 0.0),
         ("corten_recovered{outcome=\"ready\"}", 2.0),
         ("corten_recovered{outcome=\"not_ready\"}", 1.0),
         ("corten_containers{state=\"running\",handler=\"corten\"}", 1.0),

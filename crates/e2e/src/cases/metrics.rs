@@ -508,6 +508,7 @@ print(len(new), len(new_series))
     let at = endpoint(&other).await?;
     until(PATIENCE, "the pull", || async { Ok(Figures::get(&at).await?.has(&name).then_some(())) })
         .await?;
+    listed(&get(&at, "").await?.body)?;
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/python-env");
     let python = program::output(&mut Command::new(script))?;
     let mut command = Command::new(python.trim());
@@ -519,4 +520,18 @@ print(len(new), len(new_series))
     pulling.await??;
     other.clean_up().await?;
     other.remove_image(&name).await
+}
+
+/// README's table has each name, and no other.
+fn listed(scrape: &str) -> Result<()> {
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md"))?;
+    let section = readme.split("\n### Metrics\n").nth(1).context("no section")?;
+    let section = section.split("\n### ").next().context("no section")?;
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let families =
+        scrape.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    let (mut listed, mut told): (Vec<_>, Vec<_>) = (rows.collect(), families.collect());
+    listed.sort_unstable();
+    told.sort_unstable();
+    equal("the names in README.md", listed, told)
 }

@@ -5,41 +5,24 @@
 //! few at a time; one more takes the place of the oldest, so that clients who say nothing keep no
 //! scrape out.
 
-use std::{
-    collections::VecDeque, convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration,
-};
+use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use cri_server::Endpoint;
-use hyper::{
-    Method, Request, Response, StatusCode,
-    body::Incoming,
-    header::{self, HeaderValue},
-    server::conn::http1,
-    service::service_fn,
-};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics::Format;
-use streaming::server::server_config;
+use streaming::server::{Answering, Client, TlsAcceptor, converse, server_config};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
     sync::watch,
     task::AbortHandle,
 };
-use tokio_rustls::TlsAcceptor;
+use tonic::codegen::http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use tracing::{debug, info, warn};
 
 use super::{figures::Figures, wire::tls_files};
 
 /// How long a client may take in all. Prometheus gives up after 10 seconds by default.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// How long a client may take for TLS and the head of its request.
-const HEAD_PATIENCE: Duration = Duration::from_secs(5);
-
-/// The largest head of a request. The client library has no smaller bound than 8 KiB.
-const MAX_HEAD: usize = 16 << 10;
 
 /// The most connections at a time: of a few scrapers, and a person or two.
 const MAX_CONNECTIONS: usize = 32;
@@ -66,10 +49,6 @@ enum Listener {
         _file: Endpoint,
     },
 }
-
-/// A client's connection, whatever it is: the endpoint is compiled once.
-trait Client: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Client for T {}
 
 impl MetricsServer {
     /// Listens where the settings say; nowhere by default.
@@ -106,6 +85,10 @@ impl MetricsServer {
 
     /// Answers until told to stop. Then the address is free for a successor.
     pub(super) async fn serve(self, figures: Arc<Figures>, mut stop: watch::Receiver<bool>) {
+        let answering: Arc<Answering> = Arc::new(move |request| {
+            let figures = figures.clone();
+            Box::pin(async move { answer(&figures, &request).await })
+        });
         let mut connections = VecDeque::<AbortHandle>::with_capacity(MAX_CONNECTIONS);
         loop {
             let accepted = tokio::select! {
@@ -128,7 +111,8 @@ impl MetricsServer {
                 debug!("a metrics client makes room for another one");
                 oldest.abort();
             }
-            let connection = converse(client, self.tls.clone(), figures.clone());
+            // One that waited for its next request would have another one's place.
+            let connection = converse(client, self.tls.clone(), false, answering.clone());
             let connection = async move {
                 if tokio::time::timeout(PATIENCE, connection).await.is_err() {
                     debug!("a metrics client took too long");
@@ -162,33 +146,7 @@ impl Listener {
     }
 }
 
-/// One connection: TLS, one request, its answer.
-async fn converse(client: Box<dyn Client>, tls: Option<TlsAcceptor>, figures: Arc<Figures>) {
-    let client: Box<dyn Client> = match tls {
-        None => client,
-        Some(tls) => match tokio::time::timeout(HEAD_PATIENCE, tls.accept(client)).await {
-            Ok(Ok(client)) => Box::new(client),
-            Ok(Err(error)) => return debug!(%error, "a metrics client failed at TLS"),
-            Err(_) => return debug!("a metrics client did not speak TLS in time"),
-        },
-    };
-    let service = service_fn(move |request| {
-        let figures = figures.clone();
-        async move { Ok::<_, Infallible>(answer(&figures, &request).await) }
-    });
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_PATIENCE)
-        .max_buf_size(MAX_HEAD)
-        // One that waits for its next request would have another one's place.
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(client), service);
-    if let Err(error) = served.await {
-        debug!(%error, "a metrics connection failed");
-    }
-}
-
-async fn answer(figures: &Figures, request: &Request<Incoming>) -> Response<String> {
+async fn answer<B>(figures: &Figures, request: &Request<B>) -> Response<String> {
     let refuse = |status, text: &str| {
         let mut response = Response::new(format!("{text}\n"));
         *response.status_mut() = status;

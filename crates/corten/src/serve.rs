@@ -197,8 +197,10 @@ async fn serve(settings: ::config::Config, lock: RootLock) -> anyhow::Result<Opt
     let patience = Duration::from_secs(settings.server.drain_timeout_s);
     let answered = doors.drain(servers, patience).await;
     let sessions = streaming.await.context("the streaming server died")?;
-    if let Some(metrics) = metrics {
-        metrics.await.context("the metrics server died")?;
+    if let Some(metrics) = metrics
+        && metrics.await.is_err()
+    {
+        error!("the metrics server died");
     }
     let patience = Duration::from_secs(settings.streaming.drain_timeout_s);
     // A pull that goes on without its client still writes to the store.

@@ -5,7 +5,7 @@
 //! few at a time; one more takes the place of the oldest, so that clients who say nothing keep no
 //! scrape out.
 
-use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::VecDeque, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use cri_server::Endpoint;
@@ -71,6 +71,9 @@ impl MetricsServer {
                 let listener = TcpListener::bind(asked).await.map_err(|e| refusal(asked, e))?;
                 let scheme = if tls.is_some() { "https" } else { "http" };
                 let bound = listener.local_addr().context("the port has no address")?;
+                if !bound.ip().is_loopback() && *client_ca_file == Path::new("") {
+                    warn!("metrics are told to anybody who reaches {bound}");
+                }
                 (Listener::Tcp(listener), format!("{scheme}://{bound}{PATH}"))
             }
         };

@@ -32,12 +32,17 @@ impl Network {
         let intent = {
             let _known = self.collecting.read().await;
             let network = Arc::clone(&self);
+            let request = request.clone();
             blocking("attach", move || network.intend(&request)).await?
         };
         match intent.plan {
-            Some(_) => {
-                let network = Arc::clone(&self);
-                blocking("attach", move || network.attach_native(intent)).await
+            Some(ref plan) => {
+                let (network, has_firewall) = (Arc::clone(&self), plan.has_firewall());
+                let attached = blocking("attach", move || network.attach_native(intent)).await?;
+                if has_firewall {
+                    self.look_for_filter(&request.sandbox_id).await;
+                }
+                Ok(attached)
             }
             None => self.attach_by_programs(intent).await,
         }

@@ -83,6 +83,15 @@ impl Network {
             }
         };
         if record.engine != Engine::Programs {
+            if let Err(error) = self.leave_filter(&record).await {
+                // As where programs run: one that fails does not keep the others from going.
+                blocking("detach", move || {
+                    self.native.remove_rules(&record.sandbox_id)?;
+                    Native::remove_links(&record.sandbox_id)
+                })
+                .await?;
+                return Err(error);
+            }
             return blocking("detach", move || match asking {
                 Asking::Detach => self.begin_removal(&record),
                 Asking::Attach | Asking::Recovery => self.remove_native(&record),

@@ -22,6 +22,7 @@ pub(super) const CASES: &[Case] = &[
     case!("cni.the_kubelets_range_is_taken_over", range).alone().ours(),
     case!("cni.namespace_that_vanished", vanished).alone().ours(),
     case!("cni.plugins_in_files_of_their_own", parts).alone().ours(),
+    case!("cni.filter_that_comes_after_the_pods", filter).alone().ours(),
 ];
 
 /// How a plugin of the tests' own behaves: by the words in the file `mode`.
@@ -181,6 +182,75 @@ async fn parts(c: &Context) -> Result<()> {
         equal("the calls at its end", said().await?, wanted)?;
     }
     other.clean_up().await
+}
+
+/// Takes away what the case and the plugin make of iptables, and the bridge that stays.
+struct Filter;
+
+impl Drop for Filter {
+    fn drop(&mut self) {
+        let _ = sh("ip link del corten-f0
+                    for table in 'ip filter' 'ip6 filter'; do nft delete table $table; done");
+    }
+}
+
+fn sh(script: &str) -> Result<String> {
+    testing::program::output(std::process::Command::new("sh").args(["-c", script]))
+}
+
+/// A chain with a firewall that the daemon runs itself, and a filter that comes later: while
+/// the daemon runs, and while it does not.
+async fn filter(c: &Context) -> Result<()> {
+    let ground = Arc::new(Ground::new()?);
+    let conf = ground.make("filter/net.d")?;
+    let list = r#"{"cniVersion":"1.0.0","name":"filter","plugins":[
+        {"type":"bridge","bridge":"corten-f0","isGateway":true,"ipMasq":true,"ipam":{
+            "type":"host-local","dataDir":"DIR","ranges":[[{"subnet":"198.51.100.0/24"}]],
+            "routes":[{"dst":"0.0.0.0/0"}]}},
+        {"type":"portmap","capabilities":{"portMappings":true}},{"type":"firewall"}]}"#;
+    let leases = ground.make("filter/leases")?.display().to_string();
+    fs::write(conf.join("1.conflist"), list.replace("DIR", &leases))?;
+    let options = DaemonOptions { cni_conf_dir: Some(conf), ..DaemonOptions::default() };
+    let Another { context: other, runtime, .. } = another(c, options, ground).await?;
+    // On another bridge: what is between them is forwarded.
+    let ping = format!("ping -c 1 -W 1 {}", c.address(&c.plain_pod().await?).await?);
+    let before = Snapshot::take(&runtime.audit_scope())?;
+    let rules = || sh("iptables -S CNI-FORWARD 2>/dev/null | grep -c 198.51.100. || true");
+    for down in [false, true] {
+        let made = Filter;
+        let (pod, id) = other.waiting_container().await?;
+        let (second, _) = other.waiting_container().await?;
+        let goes_out = async || other.sh(&id, &ping).await.is_ok();
+        ensure!(goes_out().await, "the pod does not reach another network");
+        equal("the rules", rules()?.trim(), "0")?;
+        if down {
+            runtime.kill()?;
+        }
+        sh("iptables -P FORWARD DROP")?;
+        if down {
+            runtime.launch().await?;
+        }
+        until(PATIENCE, "the filter's exception", || async {
+            Ok((rules()?.trim() == "4").then_some(()))
+        })
+        .await?;
+        ensure!(goes_out().await, "the filter does not know the pod");
+        // What is owed outlives the daemon.
+        runtime.kill()?;
+        runtime.launch().await?;
+        ensure!(goes_out().await, "the filter has forgotten the pod");
+        let late = other.plain_pod().await?;
+        equal("the rules with one made by programs", rules()?.trim(), "6")?;
+        for pod in [&pod, &second, &late] {
+            other.stop_pod(&pod.id).await?;
+        }
+        equal("the rules of pods that are stopped", rules()?.trim(), "0")?;
+        other.clean_up().await?;
+        ensure!(owed(&runtime)?.is_empty(), "something is owed");
+        drop(made);
+        before.with_scope(runtime.audit_scope()).audit()?;
+    }
+    Ok(())
 }
 
 /// What pods' networks still owe.

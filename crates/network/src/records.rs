@@ -170,7 +170,7 @@ impl Records {
 
     /// Notes that nothing of the program of `firewall` is left.
     pub(crate) fn forget_firewall(&self, id: &SandboxId) -> Result<(), NetworkError> {
-        files::remove(&self.firewall_path(id))
+        files::remove_plain(&self.firewall_path(id))
     }
 
     /// Returns how far the program of `firewall` is, if it was run.
@@ -188,7 +188,7 @@ impl Records {
         self.forget_firewall(id)?;
         files::remove(&self.attached_path(id))?;
         files::remove(&self.path(id))?;
-        files::remove(&self.going_path(id))
+        files::remove_plain(&self.going_path(id))
     }
 
     /// Returns all sandboxes that owe something.

@@ -83,7 +83,7 @@ impl Network {
             }
         };
         if record.engine != Engine::Programs {
-            if let Err(error) = self.leave_filter(&record).await {
+            if let Err(error) = self.leave_filter(&record, &list, &runtime).await {
                 // As where programs run: one that fails does not keep the others from going.
                 blocking("detach", move || {
                     self.native.remove_rules(&record.sandbox_id)?;

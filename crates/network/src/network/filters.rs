@@ -174,7 +174,8 @@ impl Network {
         let record = self.load(id.clone()).await?;
         let attached = record.and_then(|record| Some((record.attachment.clone()?.result, record)));
         if let Some((result, record)) = attached {
-            let (list, runtime) = self.firewall_of(&record)?;
+            let (list, runtime) = self.chain_of(&record)?;
+            let list = firewall_of(&list);
             let limit = LIMIT.min(self.options.add_deadline);
             let chain = self.chain(&list, &runtime, limit);
             // Before anything is owed: a program that is not there needs no undoing.
@@ -192,28 +193,35 @@ impl Network {
     pub(super) async fn leave_filter(
         self: &Arc<Self>,
         record: &Record,
+        list: &NetworkList,
+        runtime: &Runtime,
     ) -> Result<(), NetworkError> {
-        let id = &record.sandbox_id;
-        self.unfiltered.leave(id).await;
-        if self.records.firewalled(id).is_none() {
+        let list = firewall_of(list);
+        if list.plugins.is_empty() {
             return Ok(());
         }
-        let (list, runtime) = self.firewall_of(record)?;
+        let id = &record.sandbox_id;
+        self.unfiltered.leave(id).await;
+        let (network, noted) = (Arc::clone(self), id.clone());
+        let noted = blocking("filters", move || Ok(network.records.firewalled(&noted)));
+        if noted.await?.is_none() {
+            return Ok(());
+        }
         let result = record.attachment.as_ref().map(|attachment| &attachment.result);
-        self.chain(&list, &runtime, self.options.del_deadline).delete(result).await?;
+        self.chain(&list, runtime, self.options.del_deadline).delete(result).await?;
         let (network, id) = (Arc::clone(self), id.clone());
         blocking("filters", move || network.records.forget_firewall(&id)).await
-    }
-
-    /// The part of a record's chain that is run by a program.
-    fn firewall_of(&self, record: &Record) -> Result<(NetworkList, Runtime), NetworkError> {
-        let (mut list, runtime) = self.chain_of(record)?;
-        list.plugins.retain(|plugin| plugin.kind == PLUGIN);
-        Ok((list, runtime))
     }
 
     async fn note(self: &Arc<Self>, id: &SandboxId, state: Firewalled) -> Result<(), NetworkError> {
         let (network, id) = (Arc::clone(self), id.clone());
         blocking("filters", move || network.records.note_firewall(&id, state)).await
     }
+}
+
+/// The part of a chain that is run by a program.
+fn firewall_of(list: &NetworkList) -> NetworkList {
+    let mut list = list.clone();
+    list.plugins.retain(|plugin| plugin.kind == PLUGIN);
+    list
 }

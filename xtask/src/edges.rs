@@ -32,6 +32,7 @@ const LAYERS: [(Layer, &[&str]); 6] = [
             "cri-proto",
             "launch",
             "layers",
+            "metrics",
             "monitor-proto",
             "seccomp",
             "state",

@@ -11,8 +11,8 @@ mod schema;
 
 pub use load::{ConfigError, load, load_text, set, to_text};
 pub use schema::{
-    CgroupDriver, Cgroups, Config, Containers, Handler, Images, Log, LogFormat, Monitor, Network,
-    OrphanedExecs, Server, Streaming,
+    CgroupDriver, Cgroups, Config, Containers, Handler, Images, Log, LogFormat, Metrics,
+    MetricsAddress, Monitor, Network, OrphanedExecs, Server, Streaming,
 };
 
 /// Where the settings are read from unless the command line says otherwise.

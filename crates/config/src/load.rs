@@ -7,7 +7,7 @@ use std::{
 
 use toml::{Table, Value};
 
-use crate::{CgroupDriver, Config};
+use crate::{CgroupDriver, Config, Metrics, MetricsAddress};
 
 /// The most bytes that a configuration file may have.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -263,7 +263,31 @@ fn check(config: &Config) -> Result<(), ConfigError> {
             "it is none of unconfined, runtime/default and localhost/ with an absolute path",
         );
     }
+    check_metrics(&config.metrics)?;
     check_handlers(config)
+}
+
+fn check_metrics(metrics: &Metrics) -> Result<(), ConfigError> {
+    let value = |key, reason: String| Err(ConfigError::Value { key, reason });
+    let address = match metrics.address() {
+        Ok(address) => address,
+        Err(reason) => return value("metrics.listen", reason),
+    };
+    let Metrics { listen: _, cert_file, key_file, client_ca_file } = metrics;
+    let is_given = |file: &PathBuf| file != Path::new("");
+    if is_given(cert_file) != is_given(key_file) {
+        return value("metrics.cert_file", "it goes together with metrics.key_file".to_owned());
+    }
+    if is_given(client_ca_file) && !is_given(cert_file) {
+        let reason = "clients show certificates only to a server that has one: give \
+                      metrics.cert_file and metrics.key_file too";
+        return value("metrics.client_ca_file", reason.to_owned());
+    }
+    if is_given(cert_file) && matches!(address, Some(MetricsAddress::Unix(_))) {
+        let reason = "a unix socket has no TLS: its file's mode says who may connect";
+        return value("metrics.cert_file", reason.to_owned());
+    }
+    Ok(())
 }
 
 /// The longest that a handler's program may be given.
@@ -365,6 +389,13 @@ mod tests {
             "[log]\nformat = \"xml\"",
             "[containers]\nunset_seccomp_profile = \"default\"",
             "[containers]\nunset_seccomp_profile = \"localhost/profile.json\"",
+            "[metrics]\nlisten = \"localhost:9090\"",
+            "[metrics]\nlisten = \"9090\"",
+            "[metrics]\nlisten = \"unix://relative\"",
+            "[metrics]\nlisten = \"/run/metrics.sock\"",
+            "[metrics]\nlisten = \"127.0.0.1:0\"\ncert_file = \"/c\"",
+            "[metrics]\nlisten = \"127.0.0.1:0\"\nclient_ca_file = \"/c\"",
+            "[metrics]\nlisten = \"unix:///s\"\ncert_file = \"/c\"\nkey_file = \"/k\"",
             "[handlers.runc]\nprogram = \"runc\"",
             "[handlers.corten]\nprogram = \"/usr/bin/runc\"",
             "[handlers.\"a/b\"]\nprogram = \"/usr/bin/runc\"",
@@ -372,6 +403,17 @@ mod tests {
         ] {
             assert!(load_text(Path::new("x"), bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn metrics_are_served_on_a_port_or_a_socket_or_nowhere() {
+        let address = |listen: &str| {
+            Metrics { listen: listen.to_owned(), ..Metrics::default() }.address().unwrap()
+        };
+        assert_eq!(address(""), None);
+        assert_eq!(address("[::1]:0"), Some(MetricsAddress::Tcp("[::1]:0".parse().unwrap())));
+        let unix = "unix:///run/m.sock";
+        assert_eq!(address(unix), Some(MetricsAddress::Unix(unix.to_owned())));
     }
 
     #[test]

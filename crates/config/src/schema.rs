@@ -29,6 +29,8 @@ pub struct Config {
     pub containers: Containers,
     /// Exec, attach and port-forward.
     pub streaming: Streaming,
+    /// The endpoint for Prometheus.
+    pub metrics: Metrics,
     /// Runtime handlers that run a program, by the name that a RuntimeClass has for them.
     pub handlers: BTreeMap<String, Handler>,
 }
@@ -46,6 +48,7 @@ impl Default for Config {
             monitor: Monitor::default(),
             containers: Containers::default(),
             streaming: Streaming::default(),
+            metrics: Metrics::default(),
             handlers: BTreeMap::new(),
         }
     }
@@ -318,6 +321,56 @@ impl Default for Streaming {
             max_sessions: 4096,
             drain_timeout_s: 10,
             orphaned_execs: OrphanedExecs::Kill,
+        }
+    }
+}
+
+/// Where Prometheus reads the daemon's figures.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// Where it listens: an IP and a port, of which 0 is any, `unix:///path`, or empty for
+    /// nowhere.
+    pub listen: String,
+    /// The certificate, in PEM; read again when the file changes. Empty for plain HTTP.
+    pub cert_file: PathBuf,
+    /// The certificate's key.
+    pub key_file: PathBuf,
+    /// The roots of the certificates that clients must have, or empty.
+    pub client_ca_file: PathBuf,
+}
+
+/// An address of [`Metrics`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MetricsAddress {
+    /// A port.
+    Tcp(SocketAddr),
+    /// A socket, as `unix:///path`.
+    Unix(String),
+}
+
+impl Metrics {
+    /// Where it listens, if anywhere.
+    ///
+    /// # Errors
+    /// Says what the address should be.
+    pub fn address(&self) -> Result<Option<MetricsAddress>, String> {
+        match self.listen.as_str() {
+            "" => Ok(None),
+            unix if unix.starts_with("unix://") => {
+                let path = unix.trim_start_matches("unix://");
+                if !path.starts_with('/') {
+                    return Err(format!("the path of {unix:?} must be absolute"));
+                }
+                Ok(Some(MetricsAddress::Unix(unix.to_owned())))
+            }
+            tcp => match tcp.parse() {
+                Ok(address) => Ok(Some(MetricsAddress::Tcp(address))),
+                Err(_) => Err(format!(
+                    "{tcp:?} is neither an IP and a port such as \"127.0.0.1:9090\" nor \
+                     unix:///path, nor empty for none"
+                )),
+            },
         }
     }
 }

@@ -6,14 +6,16 @@
 
 mod calls;
 pub(crate) mod config;
+mod figures;
 pub(crate) mod fsck;
+mod metrics;
 mod notify;
 mod wire;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use cri_server::{Endpoint, GateKeeper};
+use cri_server::{Endpoint, GateKeeper, RpcFigures};
 use images::Images;
 use rustix::fs::Mode;
 use state::RootLock;
@@ -125,8 +127,17 @@ async fn serve(settings: ::config::Config, lock: RootLock) -> anyhow::Result<Opt
     let daemon = Daemon::open(&settings, gate).await?;
 
     let (stop, stopped) = watch::channel(false);
-    let doors =
-        Doors { calls: Calls::new(), stopped: stopped.clone(), cut: watch::Sender::new(false) };
+    let rpcs = RpcFigures::new();
+    let doors = Doors {
+        calls: Calls::new(rpcs.clone()),
+        stopped: stopped.clone(),
+        cut: watch::Sender::new(false),
+    };
+    let figures = Arc::new(daemon.figures(rpcs));
+    let metrics = daemon.metrics.map(|server| {
+        // Also while pods are taken up, which may take long.
+        tokio::spawn(server.serve(figures.clone(), stopped.clone()))
+    });
     let mut servers = JoinSet::new();
     let mut routes = daemon.server.runtime_routes(Routes::default());
     routes = daemon.server.containerd_routes(routes);
@@ -157,6 +168,7 @@ async fn serve(settings: ::config::Config, lock: RootLock) -> anyhow::Result<Opt
         damaged = recovered.damaged,
         "recovered"
     );
+    let _ = figures.recovered.set(recovered);
     keeper.open();
     let pause = Duration::from_secs(settings.network.gc_interval_s);
     let mut background = JoinSet::new();
@@ -185,6 +197,11 @@ async fn serve(settings: ::config::Config, lock: RootLock) -> anyhow::Result<Opt
     let patience = Duration::from_secs(settings.server.drain_timeout_s);
     let answered = doors.drain(servers, patience).await;
     let sessions = streaming.await.context("the streaming server died")?;
+    if let Some(metrics) = metrics
+        && metrics.await.is_err()
+    {
+        error!("the metrics server died");
+    }
     let patience = Duration::from_secs(settings.streaming.drain_timeout_s);
     // A pull that goes on without its client still writes to the store.
     let is_busy = !answered || !daemon.images.pulls().is_empty();

@@ -88,13 +88,18 @@ where
     }
 }
 
+/// Whether v1alpha2 has a call of v1.
+pub(crate) fn has_call(service: &str, call: &str) -> bool {
+    match service {
+        "RuntimeService" => RUNTIME_CALLS.contains(&call),
+        _ => call != "StreamImages",
+    }
+}
+
 /// Maps a path of v1alpha2 to v1's.
 fn mapped(uri: &Uri) -> Option<Uri> {
     let (service, call) = uri.path().strip_prefix("/runtime.v1alpha2.")?.split_once('/')?;
-    if service == "RuntimeService" && !RUNTIME_CALLS.contains(&call) {
-        return None;
-    }
-    if service == "ImageService" && call == "StreamImages" {
+    if !has_call(service, call) {
         return None;
     }
     let path: PathAndQuery = format!("/runtime.v1.{service}/{call}").parse().ok()?;

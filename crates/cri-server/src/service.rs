@@ -36,6 +36,8 @@ pub struct Info {
     pub config: serde_json::Value,
     /// Directories without which no pod can be made.
     pub dirs: Vec<PathBuf>,
+    /// Where Prometheus reads the daemon's figures, if anywhere.
+    pub metrics: Option<String>,
 }
 
 /// The API's server.

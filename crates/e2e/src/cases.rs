@@ -33,6 +33,8 @@ mod leftovers;
 mod log_pace;
 mod logs;
 mod mapped_programs;
+mod metrics;
+mod metrics_endpoint;
 mod mounts;
 mod namespaces;
 mod network;
@@ -98,6 +100,8 @@ pub fn all() -> Vec<Case> {
         log_pace::CASES,
         logs::CASES,
         mapped_programs::CASES,
+        metrics::CASES,
+        metrics_endpoint::CASES,
         mounts::CASES,
         namespaces::CASES,
         network::CASES,

@@ -1,6 +1,13 @@
 //! What the image service has done since the daemon started, for metrics.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use metrics::{Durations, DurationsRead};
+
+use crate::{PullError, PullErrorKind};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
@@ -61,6 +68,81 @@ counters! {
     layers_collected,
     /// Layers that were found damaged.
     layers_damaged,
+}
+
+/// Why a pull failed, in the words of its series.
+const REASONS: [&str; 11] = [
+    "invalid_argument",
+    "registry_unavailable",
+    "not_found",
+    "unauthorized",
+    "refused",
+    "invalid_image",
+    "mismatch",
+    "denied",
+    "exhausted",
+    "internal",
+    "abandoned",
+];
+
+/// How pulls ended since the daemon started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PullOutcomes {
+    /// How long those took that ended with an image.
+    pub succeeded: DurationsRead,
+    /// How long those took that ended with an error.
+    pub failed: DurationsRead,
+    /// Why they failed, and how many; all reasons.
+    pub failures: Vec<(&'static str, u64)>,
+}
+
+/// [`PullOutcomes`] while they come.
+#[derive(Debug, Default)]
+pub(crate) struct Outcomes {
+    succeeded: Durations,
+    failed: Durations,
+    failures: [AtomicU64; REASONS.len()],
+}
+
+impl Outcomes {
+    /// Counts a pull that has ended.
+    pub fn count<T>(&self, took: Duration, result: &Result<T, PullError>) {
+        match result {
+            Ok(_) => self.succeeded.count(took),
+            Err(error) => {
+                self.failed.count(took);
+                Counters::count(&self.failures[reason(error)]);
+            }
+        }
+    }
+
+    pub fn read(&self) -> PullOutcomes {
+        let failures = self.failures.iter().map(|count| count.load(Relaxed));
+        PullOutcomes {
+            succeeded: self.succeeded.read(),
+            failed: self.failed.read(),
+            failures: REASONS.into_iter().zip(failures).collect(),
+        }
+    }
+}
+
+/// The number of an error's reason.
+fn reason(error: &PullError) -> usize {
+    if matches!(error, PullError::Abandoned { .. }) {
+        return 10;
+    }
+    match error.kind() {
+        PullErrorKind::InvalidArgument => 0,
+        PullErrorKind::RegistryUnavailable => 1,
+        PullErrorKind::NotFound => 2,
+        PullErrorKind::Unauthorized => 3,
+        PullErrorKind::Refused => 4,
+        PullErrorKind::InvalidImage => 5,
+        PullErrorKind::Mismatch => 6,
+        PullErrorKind::Denied => 7,
+        PullErrorKind::Exhausted => 8,
+        PullErrorKind::Internal => 9,
+    }
 }
 
 impl Counters {

@@ -69,7 +69,7 @@ use tracing::{Instrument, info, warn};
 use types::{DiffId, Digest, Image, ImageId};
 
 pub use auth::Auth;
-pub use counters::ImageCounters;
+pub use counters::{ImageCounters, PullOutcomes};
 pub use error::{OpenError, PullError, PullErrorKind, RemoveError};
 pub use fsck::{Finding, FsckOptions, FsckReport};
 pub use options::{ImageLimits, ImagesOptions, NetworkOptions};
@@ -80,7 +80,7 @@ pub use spool::Spool;
 
 use client::Connections;
 use content::Content;
-use counters::Counters;
+use counters::{Counters, Outcomes};
 use documents::DocumentStore;
 use gate::Gate;
 use layer_store::LayerStore;
@@ -138,6 +138,7 @@ pub struct Images {
     reserve: Reserve,
     connections: Arc<Connections>,
     counters: Arc<Counters>,
+    outcomes: Outcomes,
     /// As they were when something was pulled last: lookups read no files.
     registries: RwLock<Arc<Registries>>,
     /// When layers were looked at last, by layer.
@@ -196,6 +197,7 @@ impl Images {
             reserve,
             connections: Arc::new(Connections::new(options.network.clone(), counters.clone())),
             counters,
+            outcomes: Outcomes::default(),
             registries: RwLock::new(Arc::new(registries)),
             looked_at: Mutex::default(),
             running: Mutex::default(),
@@ -311,6 +313,7 @@ impl Images {
     ) {
         let PullProgress { elapsed, bytes_done, .. } = progress.snapshot();
         let ms = elapsed.as_millis();
+        self.outcomes.count(elapsed, pulled);
         match pulled {
             Ok(image) => {
                 Counters::count(&self.counters.pulls_succeeded);
@@ -499,6 +502,16 @@ impl Images {
         let running = self.running.lock();
         let of_name = running.iter().filter(|((reference, _), _)| names.contains(reference));
         of_name.map(|(_, pull)| pull.progress.snapshot()).collect()
+    }
+
+    /// Returns how pulls have ended since the start.
+    pub fn outcomes(&self) -> PullOutcomes {
+        self.outcomes.read()
+    }
+
+    /// Returns how many layers there are.
+    pub fn layer_count(&self) -> usize {
+        self.layers.snapshots().layers().len()
     }
 
     /// Returns what was done since the start.

@@ -261,6 +261,13 @@ async fn a_pull_that_nobody_waits_for_ends_after_a_time() {
     assert_eq!(bed.images.counters().pulls_abandoned, 1);
     is_stuck.store(false, SeqCst);
     bed.images.pull(&name, None).await.unwrap();
+    bed.images.pull(&fake.name("none"), None).await.unwrap_err();
+    let (counters, outcomes) = (bed.images.counters(), bed.images.outcomes());
+    assert_eq!((outcomes.succeeded.total(), outcomes.failed.total()), (1, 2));
+    assert!(outcomes.failed.sum >= Duration::from_millis(100));
+    let failures: Vec<_> = outcomes.failures.iter().filter(|(_, count)| *count > 0).collect();
+    assert_eq!(failures, [&("not_found", 1), &("abandoned", 1)]);
+    assert_eq!(counters.pulls_failed, 2);
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@
 mod cni;
 mod devices;
 mod error;
+mod figures;
 mod files;
 mod namespace;
 mod native;
@@ -37,6 +38,7 @@ mod usage;
 pub use cni::PluginFailure;
 pub use devices::NodeDevice;
 pub use error::NetworkError;
+pub use figures::NetworkFigures;
 pub use network::Network;
 pub use options::{
     BuiltinOptions, DEFAULT_ADD_DEADLINE, DEFAULT_DEL_DEADLINE, DEFAULT_STATUS_GRACE,

@@ -225,6 +225,19 @@ fn a_failed_attach_leaves_nothing() {
         pod.netns.sh("ip link add eth0 type dummy 2>/dev/null || ip link add eth0 type veth");
         let error = network.attach(&pod.attach()).await.unwrap_err();
         assert!(matches!(error, NetworkError::Interface { .. }), "{error}");
+        // Two failed before it was known who would do it.
+        let failures = |operation: &str, way: &str| {
+            let all = network.figures().into_iter();
+            let mut of = all.filter(|one| (one.operation, one.way) == (operation, way));
+            of.next().map(|one| (one.failures, one.durations.total()))
+        };
+        assert_eq!(failures("add", "none"), Some((2, 2)));
+        assert_eq!(failures("add", "in_process"), Some((1, 1)));
+        assert_eq!(failures("add", "programs"), Some((0, 0)));
+        // What has nothing to give back is not counted.
+        network.detach(&pod.detach()).await.unwrap();
+        assert_eq!(failures("del", "none"), Some((0, 0)));
+        assert_eq!(failures("del", "in_process"), Some((0, 0)));
     });
     lab.expect_traces(&before);
 }

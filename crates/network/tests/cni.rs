@@ -312,6 +312,12 @@ fn a_debt_that_cannot_be_paid_stays_until_it_can() {
             panic!("{error}");
         };
         assert!(matches!(source, PluginFailure::NotFound { .. }), "{source}");
+        let figures = network.figures();
+        let failed = |operation| {
+            let mut all = figures.iter().filter(|one| one.way == "programs");
+            all.find(|one| one.operation == operation).map(|o| (o.durations.total(), o.failures))
+        };
+        assert_eq!((failed("add"), failed("del")), (Some((1, 0)), Some((1, 1))));
         assert_eq!(calls(&lab), ["good DEL ns=set prev=1"], "the others are let clean up");
         let report = network.recover(&[]).await.unwrap();
         assert_eq!(report.owed.len(), 1);

@@ -11,6 +11,7 @@ use parking_lot::RwLock;
 use types::{ContainerId, SandboxId};
 
 use crate::{
+    census::{Census, Turnover},
     clock::Clock,
     error::{Error, Result},
     events::{EventFigures, EventKind, Listeners, PodEvent, Queue, container_steps, sandbox_steps},
@@ -34,6 +35,7 @@ struct Inner {
     recovering: bool,
     /// Sandboxes that are being made. No list has them.
     making: BTreeMap<SandboxId, Arc<SandboxRecord>>,
+    turnover: Turnover,
 }
 
 /// What an id stands for.
@@ -176,6 +178,7 @@ impl Index {
             making: BTreeMap::new(),
             listeners: Listeners::default(),
             recovering: true,
+            turnover: Turnover::default(),
         };
         Self { inner: RwLock::new(inner), clock }
     }
@@ -221,6 +224,7 @@ impl Index {
         let (id, ready) = (record.id.clone(), record.is_ready());
         let old = inner.sandboxes.insert(id.clone(), (record, handle));
         let steps = sandbox_steps(old.map(|(old, _)| old.is_ready()), ready);
+        inner.turnover.sandbox(steps);
         inner.tell(&self.clock, &id, id.as_str(), steps);
     }
 
@@ -228,8 +232,9 @@ impl Index {
         let mut inner = self.inner.write();
         let (id, sandbox) = (record.id.clone(), record.sandbox_id.clone());
         let new = StateKind::of(&record.state);
-        let old = inner.containers.insert(id.clone(), record);
+        let old = inner.containers.insert(id.clone(), record.clone());
         let steps = container_steps(old.map(|old| StateKind::of(&old.state)), new);
+        inner.turnover.container(steps, &record);
         inner.tell(&self.clock, &sandbox, id.as_str(), steps);
     }
 
@@ -306,6 +311,20 @@ impl Index {
                 && has_labels(&r.config.labels, &filter.labels)
         };
         inner.containers.values().filter(|r| wanted(r)).cloned().collect()
+    }
+
+    /// Counts what there is; nothing is copied under the lock but names of handlers.
+    pub(crate) fn census(&self) -> Census {
+        let inner = self.inner.read();
+        let mut census = Census::new(inner.turnover.clone());
+        for (record, _) in inner.sandboxes.values() {
+            census.add_sandbox(record);
+        }
+        for record in inner.containers.values() {
+            let sandbox = inner.sandboxes.get(&record.sandbox_id).map(|(sandbox, _)| &**sandbox);
+            census.add_container(record, sandbox);
+        }
+        census
     }
 
     pub(crate) fn is_empty(&self) -> bool {

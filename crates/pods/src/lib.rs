@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod apparmor;
+mod census;
 mod clock;
 mod container;
 mod ending;
@@ -40,6 +41,7 @@ mod update;
 mod update_sandbox;
 mod volumes;
 
+pub use census::{Census, HandlerCensus, Turnover};
 pub use cgroups::Driver as CgroupDriver;
 pub use error::{Error, Result};
 pub use events::{EventFeed, EventFigures, EventKind, PodEvent};
@@ -51,7 +53,7 @@ pub use limits::container_rlimits;
 pub use record::{
     ContainerRecord, ContainerState, Exit, ImageRef, SandboxPhase, SandboxRecord, User,
 };
-pub use recover::Recovered;
+pub use recover::{Leaks, Recovered};
 pub use service::{Options, Pods, Services};
 pub use spec::supports_recursive_read_only;
 pub use update_sandbox::PodResources;

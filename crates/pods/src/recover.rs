@@ -36,6 +36,31 @@ pub struct Recovered {
     pub undone: usize,
     /// Records that could not be read.
     pub damaged: usize,
+    /// What belonged to no sandbox, by its kind.
+    pub leaks: [Leaks; 3],
+}
+
+/// What belonged to nobody.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Leaks {
+    /// `network`, `root` (of a container) or `directory` (of a sandbox).
+    pub kind: &'static str,
+    /// How many were removed.
+    pub removed: usize,
+    /// How many could not be.
+    pub left: usize,
+}
+
+impl Leaks {
+    fn of(kind: &'static str) -> Self {
+        Self { kind, removed: 0, left: 0 }
+    }
+
+    /// Counts one, whose removal was tried.
+    fn count<E>(&mut self, removal: std::result::Result<(), E>) -> std::result::Result<(), E> {
+        *if removal.is_ok() { &mut self.removed } else { &mut self.left } += 1;
+        removal
+    }
 }
 
 /// One pod's records.
@@ -68,15 +93,17 @@ impl Pods {
                 Outcome::Undone => recovered.undone += 1,
             }
         }
-        self.sweep(known).await;
+        recovered.leaks = self.sweep(known).await;
         self.inner.end_of_recovery();
         Ok(recovered)
     }
 
     /// Takes back what belongs to no pod any more.
-    async fn sweep(&self, known: Vec<SandboxId>) {
+    async fn sweep(&self, known: Vec<SandboxId>) -> [Leaks; 3] {
+        let mut networks = Leaks::of("network");
         match self.inner.services.network.recover(&known).await {
             Ok(report) => {
+                (networks.removed, networks.left) = (report.detached.len(), report.owed.len());
                 for id in report.detached {
                     info!(sandbox = %id, "took back the network of a sandbox that is gone");
                 }
@@ -93,27 +120,30 @@ impl Pods {
             .map(|r| r.id.clone())
             .collect();
         let swept = blocking(move || {
+            let mut roots = Leaks::of("root");
             for id in inner.services.snapshots.actives() {
                 if !kept.contains(&id)
-                    && let Err(error) = inner.services.snapshots.remove(&id)
+                    && let Err(error) = roots.count(inner.services.snapshots.remove(&id))
                 {
                     warn!(container = %id, error = %telemetry::chain(&error), "a root file system that is nobody's remains");
                 }
             }
-            sweep_directories(&inner, &known);
-            Ok(())
+            Ok((roots, sweep_directories(&inner, &known)))
         })
         .await;
-        if let Err(error) = swept {
+        let (roots, directories) = swept.unwrap_or_else(|error| {
             warn!(error = %telemetry::chain(&error), "root file systems were not swept");
-        }
+            (Leaks::of("root"), Leaks::of("directory"))
+        });
         self.inner.tidy_cgroups().await;
+        [networks, roots, directories]
     }
 }
 
 /// Deletes state directories of sandboxes that have no record.
-fn sweep_directories(inner: &Inner, known: &[SandboxId]) {
-    let Ok(entries) = std::fs::read_dir(inner.options.state.join("pods")) else { return };
+fn sweep_directories(inner: &Inner, known: &[SandboxId]) -> Leaks {
+    let mut leaks = Leaks::of("directory");
+    let Ok(entries) = std::fs::read_dir(inner.options.state.join("pods")) else { return leaks };
     for entry in entries.flatten() {
         let Some(id) = entry.file_name().to_str().and_then(|n| n.parse::<SandboxId>().ok()) else {
             continue;
@@ -123,10 +153,11 @@ fn sweep_directories(inner: &Inner, known: &[SandboxId]) {
         }
         let files = crate::files::PodFiles::new(&inner.options.state, &id);
         let removed = files.release(Some(&inner.netns_path(&id))).and_then(|()| files.remove());
-        if let Err(error) = removed {
+        if let Err(error) = leaks.count(removed) {
             warn!(sandbox = %id, error = %telemetry::chain(&error), "a directory that is nobody's remains");
         }
     }
+    leaks
 }
 
 fn load(inner: &Inner) -> Result<(BTreeMap<SandboxId, Found>, usize)> {

@@ -1,6 +1,6 @@
 //! A registry that says what a test wants it to.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -38,7 +38,8 @@ impl Answer {
 #[derive(Default)]
 struct Answers {
     by_path: Mutex<HashMap<String, Answer>>,
-    held: Mutex<HashSet<String>>,
+    /// How much of a body is said; of 0, nothing at all.
+    held: Mutex<HashMap<String, usize>>,
     released: Condvar,
 }
 
@@ -48,10 +49,19 @@ pub struct Liar {
     answers: Arc<Answers>,
 }
 
-/// A path that is not answered until this is dropped.
+/// A path that is not answered, or not whole, until this is dropped.
 pub struct Held {
     answers: Arc<Answers>,
     path: String,
+}
+
+impl Held {
+    /// Lets so many bytes of the body through, from its beginning.
+    pub fn let_through(&self, bytes: usize) {
+        let mut held = self.answers.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.insert(self.path.clone(), bytes);
+        self.answers.released.notify_all();
+    }
 }
 
 impl Drop for Held {
@@ -102,16 +112,22 @@ impl Liar {
     #[must_use]
     pub fn hold(&self, path: &str) -> Held {
         let mut held = self.answers.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.insert(path.to_owned());
+        held.insert(path.to_owned(), 0);
         Held { answers: Arc::clone(&self.answers), path: path.to_owned() }
     }
 }
 
 impl Answers {
-    fn of(&self, path: &str) -> Answer {
+    /// Waits until more may be said of a path than was; returns how much that is.
+    fn wait(&self, path: &str, said: usize) -> usize {
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let waiting = self.released.wait_while(held, |held| held.contains(path));
-        drop(waiting.unwrap_or_else(PoisonError::into_inner));
+        let is_all = |held: &mut HashMap<String, usize>| held.get(path).is_some_and(|m| *m <= said);
+        let held = self.released.wait_while(held, is_all).unwrap_or_else(PoisonError::into_inner);
+        held.get(path).copied().unwrap_or(usize::MAX)
+    }
+
+    fn of(&self, path: &str) -> Answer {
+        self.wait(path, 0);
         let answers = self.by_path.lock().unwrap_or_else(PoisonError::into_inner);
         answers.get(path).cloned().unwrap_or_else(|| Answer::status(404))
     }
@@ -137,8 +153,13 @@ fn serve(stream: &TcpStream, answers: &Answers) -> std::io::Result<()> {
          Connection: close\r\n\r\n",
         answer.status, answer.kind
     )?;
-    if method != "HEAD" {
-        stream.write_all(&answer.body)?;
+    let mut rest = if method == "HEAD" { &[] } else { &answer.body[..] };
+    while !rest.is_empty() {
+        let said = answer.body.len() - rest.len();
+        let now = rest.len().min(answers.wait(path, said) - said);
+        let (part, left) = rest.split_at(now);
+        stream.write_all(part)?;
+        rest = left;
     }
     stream.flush()
 }

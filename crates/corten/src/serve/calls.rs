@@ -6,9 +6,11 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use cri_server::RpcFigures;
 use http_body_util::BodyExt as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
@@ -25,11 +27,12 @@ const ENDLESS: &str = "/runtime.v1.RuntimeService/GetContainerEvents";
 #[derive(Clone, Debug)]
 pub(super) struct Calls {
     count: watch::Sender<usize>,
+    figures: Arc<RpcFigures>,
 }
 
 impl Calls {
-    pub(super) fn new() -> Self {
-        Self { count: watch::Sender::new(0) }
+    pub(super) fn new(figures: Arc<RpcFigures>) -> Self {
+        Self { count: watch::Sender::new(0), figures }
     }
 
     /// A service whose calls are counted, from the request's head to the answer's end.
@@ -86,14 +89,21 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let call = (request.uri().path() != ENDLESS).then(|| self.calls.begin());
+        let path = request.uri().path();
+        let call = (path != ENDLESS).then(|| self.calls.begin());
+        let mut rpc = self.calls.figures.begin(path);
         let answering = self.inner.call(request);
         Box::pin(async move {
             let answer = answering.await?;
+            // An answer without a message has its code in the head.
+            rpc.heard(answer.headers());
             // What its frames pass through has the call, and goes with the last of them.
             Ok(answer.map(|body| {
                 Body::new(body.map_frame(move |frame| {
                     let _ = &call;
+                    if let Some(trailers) = frame.trailers_ref() {
+                        rpc.heard(trailers);
+                    }
                     frame
                 }))
             }))
@@ -213,7 +223,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_is_in_flight_until_its_answer_is_sent() {
-        let calls = Calls::new();
+        let calls = Calls::new(RpcFigures::new());
         let mut service = calls.of(Answers);
         let answering = service.call(request("/runtime.v1.RuntimeService/Version"));
         assert_eq!(*calls.count.borrow(), 1);
@@ -232,7 +242,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_that_comes_late_is_waited_for() {
-        let calls = Calls::new();
+        let calls = Calls::new(RpcFigures::new());
         let first = calls.begin();
         let waiting = tokio::spawn({
             let calls = calls.clone();

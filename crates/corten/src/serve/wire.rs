@@ -3,14 +3,14 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use anyhow::Context;
 use cgroups::Cgroups;
 use config::{CgroupDriver, Config};
-use cri_server::{Gate, Info, Server};
+use cri_server::{Gate, Info, RpcFigures, Server};
 use images::{Images, ImagesOptions};
 use monitor_client::{MonitorProgram, Monitors};
 use network::{BuiltinOptions, Network, NetworkOptions, Subnet};
@@ -18,8 +18,11 @@ use pods::{Handler, Options, Pods, Services};
 use snapshots::Snapshots;
 use stats::Stats;
 use streaming::server::{ServerOptions, StreamingServer, TlsFiles};
+use tokio::sync::Semaphore;
 use tracing::info;
 use types::Profile;
+
+use super::{figures::Figures, metrics::MetricsServer};
 
 /// The daemon's parts.
 pub(crate) struct Daemon {
@@ -30,6 +33,7 @@ pub(crate) struct Daemon {
     pub(crate) network: Arc<Network>,
     pub(crate) server: Server,
     pub(crate) streaming: StreamingServer,
+    pub(super) metrics: Option<MetricsServer>,
 }
 
 impl Daemon {
@@ -80,10 +84,14 @@ impl Daemon {
             sandbox_processes: !settings.server.containerd_socket.is_empty(),
         };
         let pods = Pods::open(options, services)?;
+        let metrics = MetricsServer::bind(&settings.metrics)
+            .await
+            .context("failed to open the endpoint for metrics")?;
         let info = Info {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             config: verbose_config(settings)?,
             dirs: vec![settings.root.clone(), settings.state.clone()],
+            metrics: metrics.as_ref().map(|server| server.address().to_owned()),
         };
         let streaming = StreamingServer::bind(streaming_options(&settings.streaming)?)
             .await
@@ -99,7 +107,20 @@ impl Daemon {
             gate,
             info,
         );
-        Ok(Self { is_new_boot, images, pods, network, server, streaming })
+        Ok(Self { is_new_boot, images, pods, network, server, streaming, metrics })
+    }
+
+    /// Where the figures of the daemon come from; calls are counted by who takes them.
+    pub(super) fn figures(&self, rpcs: Arc<RpcFigures>) -> Figures {
+        Figures {
+            pods: self.pods.clone(),
+            images: self.images.clone(),
+            network: self.network.clone(),
+            rpcs,
+            sessions: self.streaming.counts(),
+            recovered: OnceLock::new(),
+            asking: Arc::new(Semaphore::new(1)),
+        }
     }
 }
 
@@ -150,17 +171,26 @@ fn log_bytes(containers: &config::Containers) -> anyhow::Result<u64> {
     Ok(asked)
 }
 
-fn streaming_options(streaming: &config::Streaming) -> anyhow::Result<ServerOptions> {
+/// The certificate, its key and the roots of clients that a section of the settings names.
+pub(super) fn tls_files(
+    section: &str,
+    [certificate, key, client_roots]: [&PathBuf; 3],
+) -> anyhow::Result<Option<TlsFiles>> {
     let given = |path: &PathBuf| (path != Path::new("")).then(|| path.clone());
-    let tls = match (given(&streaming.cert_file), given(&streaming.key_file)) {
+    match (given(certificate), given(key)) {
         (Some(certificate), Some(key)) => {
-            Some(TlsFiles { certificate, key, client_roots: given(&streaming.client_ca_file) })
+            Ok(Some(TlsFiles { certificate, key, client_roots: given(client_roots) }))
         }
-        (None, None) => None,
+        (None, None) => Ok(None),
         _ => anyhow::bail!(
-            "the configuration's streaming.cert_file and streaming.key_file go together"
+            "the configuration's {section}.cert_file and {section}.key_file go together"
         ),
-    };
+    }
+}
+
+fn streaming_options(streaming: &config::Streaming) -> anyhow::Result<ServerOptions> {
+    let files = [&streaming.cert_file, &streaming.key_file, &streaming.client_ca_file];
+    let tls = tls_files("streaming", files)?;
     Ok(ServerOptions {
         listen: streaming.listen,
         advertise: (!streaming.advertise.is_empty()).then(|| streaming.advertise.clone()),

@@ -31,6 +31,9 @@ impl Server {
             info.insert("network".to_owned(), network.config.to_string());
             info.insert("events".to_owned(), events(&self.pods).to_string());
             info.insert("images".to_owned(), self.image_figures().to_string());
+            if let Some(address) = &self.info.metrics {
+                info.insert("metrics".to_owned(), serde_json::json!(address).to_string());
+            }
             if let Err(why) = &user_namespaces {
                 info.insert("userNamespaces".to_owned(), serde_json::json!(why).to_string());
             }

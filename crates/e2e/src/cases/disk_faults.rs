@@ -177,14 +177,14 @@ const ANSWER: Duration = Duration::from_millis(100);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// A program that holds up the daemon's calls to the kernel, or has them fail.
-struct Slow {
+pub(super) struct Slow {
     strace: Program,
     seen: PathBuf,
 }
 
 impl Slow {
     /// Holds these calls up from now on.
-    fn delay(ground: &Ground, pid: u32, calls: &str, time: Duration) -> Result<Self> {
+    pub(super) fn delay(ground: &Ground, pid: u32, calls: &str, time: Duration) -> Result<Self> {
         Self::attach(ground, pid, calls, &format!("delay_enter={}", time.as_micros()))
     }
 
@@ -213,7 +213,7 @@ impl Slow {
     }
 
     /// What the daemon calls from here on is as quick as the disk.
-    fn detach(mut self, pid: u32) -> Result<()> {
+    pub(super) fn detach(mut self, pid: u32) -> Result<()> {
         self.strace.signal(rustix::process::Signal::TERM)?;
         self.strace.wait(patient(LONG.unmount * 2))?;
         wait::until(Duration::from_secs(10), "the daemon to be let go", || {

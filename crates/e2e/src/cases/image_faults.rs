@@ -28,9 +28,9 @@ pub(super) const CASES: &[Case] = &[
     case!("image_fault.names_in_an_image_name_nothing", names),
 ];
 
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(super) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+pub(super) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
 /// An image as it is served, to be spoilt before it is.
 pub(super) struct Served {

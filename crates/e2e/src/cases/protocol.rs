@@ -21,7 +21,7 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// A call by its path, with v1's messages: v1alpha2's are the same on the wire.
-async fn call<T, U>(c: &Context, path: &'static str, message: T) -> Result<U, Status>
+pub(super) async fn call<T, U>(c: &Context, path: &'static str, message: T) -> Result<U, Status>
 where
     T: prost::Message + 'static,
     U: prost::Message + Default + 'static,

@@ -141,7 +141,7 @@ async fn orphaned_execs(c: &Context) -> Result<()> {
 }
 
 /// Makes a key and a certificate; signed by `by`, or by itself.
-fn certificate(dir: &Path, name: &str, by: Option<&Path>) -> Result<()> {
+pub(super) fn certificate(dir: &Path, name: &str, by: Option<&Path>) -> Result<()> {
     let mut openssl = Command::new("openssl");
     openssl.args([
         "req",

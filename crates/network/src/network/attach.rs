@@ -1,6 +1,9 @@
 //! ADD: the intent on disk, the chain, what it gave on disk; and its undoing.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
@@ -8,6 +11,7 @@ use super::{Network, blocking};
 use crate::{
     AttachRequest, Attachment, NetworkError,
     cni::{self, NetworkList, Runtime, arguments, capability_arguments},
+    figures::Operation,
     namespace,
     native::{Job, Plan},
     records::{Engine, Record},
@@ -27,17 +31,29 @@ impl Network {
         self: Arc<Self>,
         request: AttachRequest,
     ) -> Result<Attachment, NetworkError> {
+        let (begun, mut engine) = (Instant::now(), None);
+        let attached = self.attach_by(request, &mut engine).await;
+        self.figures.count(Operation::Add, engine, begun, &attached);
+        attached
+    }
+
+    /// Gives a pod its network; `engine` is told who does.
+    async fn attach_by(
+        self: &Arc<Self>,
+        request: AttachRequest,
+        engine: &mut Option<Engine>,
+    ) -> Result<Attachment, NetworkError> {
         // What an earlier attempt left would be in the way, and its record overwritten.
-        Arc::clone(&self).settle_attach(request.sandbox_id.clone()).await?;
+        Arc::clone(self).settle_attach(request.sandbox_id.clone()).await?;
         let intent = {
             let _known = self.collecting.read().await;
-            let network = Arc::clone(&self);
-            let request = request.clone();
+            let (network, request) = (Arc::clone(self), request.clone());
             blocking("attach", move || network.intend(&request)).await?
         };
+        *engine = Some(intent.record.engine);
         match intent.plan {
             Some(ref plan) => {
-                let (network, has_firewall) = (Arc::clone(&self), plan.has_firewall());
+                let (network, has_firewall) = (Arc::clone(self), plan.has_firewall());
                 let attached = blocking("attach", move || network.attach_native(intent)).await?;
                 if has_firewall {
                     self.look_for_filter(&request.sandbox_id).await;

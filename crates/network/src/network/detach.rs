@@ -4,7 +4,7 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::Map;
@@ -14,6 +14,7 @@ use super::{Network, blocking};
 use crate::{
     NetworkError,
     cni::minimal_arguments,
+    figures::Operation,
     native::{Native, Plan},
     records::{Engine, Record},
 };
@@ -32,7 +33,7 @@ enum Asking {
 impl Network {
     /// Clears the way for an ADD.
     pub(super) async fn settle_attach(self: Arc<Self>, id: SandboxId) -> Result<(), NetworkError> {
-        self.settle(id, None, Asking::Attach).await
+        self.settle(id, None, Asking::Attach, &mut None).await
     }
 
     /// Ends a pod's network. An empty path means that the namespace is gone.
@@ -41,7 +42,10 @@ impl Network {
         id: SandboxId,
         netns: PathBuf,
     ) -> Result<(), NetworkError> {
-        self.settle(id, Some(netns), Asking::Detach).await
+        let (begun, mut engine) = (Instant::now(), None);
+        let settled = Arc::clone(&self).settle(id, Some(netns), Asking::Detach, &mut engine).await;
+        self.figures.count(Operation::Del, engine, begun, &settled);
+        settled
     }
 
     /// Pays what is left on disk.
@@ -49,15 +53,17 @@ impl Network {
         self: Arc<Self>,
         id: SandboxId,
     ) -> Result<(), NetworkError> {
-        self.settle(id, None, Asking::Recovery).await
+        self.settle(id, None, Asking::Recovery, &mut None).await
     }
 
-    /// Pays what a sandbox owes. `netns` replaces the record's namespace.
+    /// Pays what a sandbox owes. `netns` replaces the record's namespace; `engine` is told who
+    /// pays.
     async fn settle(
         self: Arc<Self>,
         id: SandboxId,
         netns: Option<PathBuf>,
         asking: Asking,
+        engine: &mut Option<Engine>,
     ) -> Result<(), NetworkError> {
         if asking != Asking::Detach {
             self.going.cancel(&id);
@@ -82,6 +88,7 @@ impl Network {
                 self.chain_of(&record)?
             }
         };
+        *engine = Some(record.engine);
         if record.engine != Engine::Programs {
             if let Err(error) = self.leave_filter(&record, &list, &runtime).await {
                 // As where programs run: one that fails does not keep the others from going.

@@ -20,9 +20,10 @@ use types::SandboxId;
 
 use self::{filters::Unfiltered, going::Going, status::StatusMemory};
 use crate::{
-    AttachRequest, Attachment, DetachRequest, NetworkError, NetworkOptions, NetworkStatus,
-    NodeDevice, RecoverReport, Subnet,
+    AttachRequest, Attachment, DetachRequest, NetworkError, NetworkFigures, NetworkOptions,
+    NetworkStatus, NodeDevice, RecoverReport, Subnet,
     cni::{Chain, Directory, Loaded, NetworkList, ResultCache, Runtime},
+    figures::Figures,
     files, namespace,
     native::{Native, Plan, conflist},
     options::check_subnets,
@@ -49,6 +50,7 @@ pub struct Network {
     /// Read while an attach writes down what it intends, written while garbage is
     /// collected: what begins meanwhile would not be known to be valid.
     collecting: tokio::sync::RwLock<()>,
+    figures: Figures,
 }
 
 /// A chain that serves, and who runs it.
@@ -90,6 +92,7 @@ impl Network {
             unfiltered: Unfiltered::default(),
             pod_cidr: Mutex::new(clean::read_pod_cidr(&options.cache_dir)),
             collecting: tokio::sync::RwLock::default(),
+            figures: Figures::default(),
             options,
         }))
     }
@@ -180,6 +183,11 @@ impl Network {
         if let Err(error) = waited.await {
             tracing::warn!(%error, "detached pods may have interfaces still");
         }
+    }
+
+    /// How giving and taking networks went since the start, by operation and way. From memory.
+    pub fn figures(&self) -> Vec<NetworkFigures> {
+        self.figures.read()
     }
 
     /// Asks the plugins whether a pod's network is as it was made (CHECK).

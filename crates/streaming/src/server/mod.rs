@@ -5,6 +5,8 @@
 //! ```
 
 mod backend;
+mod counts;
+mod http1;
 mod node;
 mod port_forward;
 mod process;
@@ -18,26 +20,20 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use futures_util::future::BoxFuture;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use tokio_rustls::TlsAcceptor;
 
 pub use backend::{Backend, Process, Running, Wanted};
+pub use counts::{SessionCount, SessionCounts};
+pub use http1::{Answering, Client, converse};
 pub use node::PodProcess;
-pub use tls::{TlsError, TlsFiles};
+pub use tls::{TlsError, TlsFiles, server_config};
 pub use tokens::AddressError;
+pub use tokio_rustls::TlsAcceptor;
 
 use process::Times;
 use tokens::Tokens;
-
-/// How long a client may take for TLS and for the head of its request.
-const HEAD_PATIENCE: Duration = Duration::from_secs(10);
-
-/// The largest head of a request.
-const MAX_HEAD: usize = 32 << 10;
 
 /// How long the listener rests when a connection could not be accepted.
 const REST: Duration = Duration::from_millis(100);
@@ -92,6 +88,7 @@ pub struct StreamingServer {
     tls: Option<Arc<rustls::ServerConfig>>,
     addresses: Addresses,
     options: ServerOptions,
+    counts: Arc<SessionCounts>,
 }
 
 /// Makes addresses, each good for one session within a minute.
@@ -134,7 +131,7 @@ impl StreamingServer {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let base = format!("{scheme}://{host}:{}", bound.port()).into();
         let addresses = Addresses { tokens: Tokens::default(), base };
-        Ok(Self { listener, tls, addresses, options })
+        Ok(Self { listener, tls, addresses, options, counts: Arc::default() })
     }
 
     /// What makes its addresses.
@@ -143,12 +140,18 @@ impl StreamingServer {
         self.addresses.clone()
     }
 
+    /// The sessions that it has and had, by kind.
+    #[must_use]
+    pub fn counts(&self) -> Arc<SessionCounts> {
+        self.counts.clone()
+    }
+
     /// Serves until told to stop; then returns what waits for the sessions that are left.
     pub async fn serve<B: Backend>(self, backend: B, mut stop: watch::Receiver<bool>) -> Sessions {
-        let Self { listener, tls, addresses, options } = self;
+        let Self { listener, tls, addresses, options, counts } = self;
         let times = Times { idle: options.idle_timeout, whole: options.session_timeout };
         let limit = Arc::new(Semaphore::new(options.max_sessions));
-        let server = Arc::new(upgrade::Server { tokens: addresses.tokens, backend, times });
+        let server = Arc::new(upgrade::Server { tokens: addresses.tokens, backend, times, counts });
         let acceptor = tls.map(TlsAcceptor::from);
         loop {
             let accepted = tokio::select! {
@@ -205,39 +208,11 @@ async fn connection<B: Backend>(
 ) {
     keep_alive(&socket);
     let place = Arc::new(place);
-    match acceptor {
-        None => answer(server, TokioIo::new(socket), place).await,
-        Some(acceptor) => {
-            match tokio::time::timeout(HEAD_PATIENCE, acceptor.accept(socket)).await {
-                Ok(Ok(socket)) => answer(server, TokioIo::new(socket), place).await,
-                Ok(Err(error)) => tracing::debug!(%error, "a streaming client failed at TLS"),
-                Err(_) => tracing::debug!("a streaming client did not speak TLS in time"),
-            }
-        }
-    }
-}
-
-async fn answer<B, T>(
-    server: Arc<upgrade::Server<B>>,
-    io: TokioIo<T>,
-    place: Arc<tokio::sync::OwnedSemaphorePermit>,
-) where
-    B: Backend,
-    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-{
-    let service = service_fn(move |request| {
+    let answering = Arc::new(move |request| {
         let answer = server.answer(request, place.clone());
-        async move { Ok::<_, std::convert::Infallible>(answer) }
+        Box::pin(std::future::ready(answer)) as BoxFuture<'static, _>
     });
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_PATIENCE)
-        .max_buf_size(MAX_HEAD)
-        .serve_connection(io, service)
-        .with_upgrades();
-    if let Err(error) = served.await {
-        tracing::debug!(%error, "a streaming connection failed");
-    }
+    http1::converse(Box::new(socket), acceptor, true, answering).await;
 }
 
 /// A client that vanished is noticed by the kernel.

@@ -27,7 +27,7 @@ pub struct TlsFiles {
 
 /// Files that cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("the certificates of the streaming server cannot be used: {path}: {reason}")]
+#[error("its certificates cannot be used: {path}: {reason}")]
 pub struct TlsError {
     /// The file.
     pub path: PathBuf,
@@ -35,8 +35,12 @@ pub struct TlsError {
     pub reason: String,
 }
 
-/// Makes the settings of a server. The roots of clients are read once, the rest as it changes.
-pub(crate) fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
+/// Makes the settings of a server of HTTP/1.1. The roots of clients are read once, the rest as it
+/// changes.
+///
+/// # Errors
+/// Names the file that cannot be used.
+pub fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
     let certificates = Certificates::load(files)?;
     let provider = Arc::new(ring::default_provider());
     let failed = |error: rustls::Error| error_of(&files.certificate, error);

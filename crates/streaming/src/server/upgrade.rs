@@ -15,6 +15,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use super::backend::{Backend, Wanted};
+use super::counts::SessionCounts;
 use super::process::Times;
 use super::tokens::Tokens;
 use super::{port_forward, remote_command};
@@ -35,6 +36,7 @@ pub(crate) struct Server<B> {
     pub(crate) tokens: Tokens,
     pub(crate) backend: B,
     pub(crate) times: Times,
+    pub(crate) counts: Arc<SessionCounts>,
 }
 
 /// How a connection goes on.
@@ -65,6 +67,7 @@ impl<B: Backend> Server<B> {
                 let upgrade = hyper::upgrade::on(&mut request);
                 let server = self.clone();
                 tokio::spawn(async move {
+                    let _counted = server.counts.begin(wanted.path());
                     server.run(wanted, session, upgrade).await;
                     drop(place);
                 });

@@ -33,13 +33,16 @@ pub(crate) fn write(path: &Path, bytes: &[u8], strength: Strength) -> Result<(),
 
 /// Removes, with what a crash left aside; what is not there is no error.
 pub(crate) fn remove(path: &Path) -> Result<(), NetworkError> {
-    for path in [&aside_of(path), path] {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            other => other.map_err(|source| failed("remove", path, source))?,
-        }
+    remove_plain(&aside_of(path))?;
+    remove_plain(path)
+}
+
+/// Removes what is never written aside; what is not there is no error.
+pub(crate) fn remove_plain(path: &Path) -> Result<(), NetworkError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(|source| failed("remove", path, source)),
     }
-    Ok(())
 }
 
 /// Appends to the name: names differ behind their last dot.

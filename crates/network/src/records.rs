@@ -8,6 +8,7 @@
 //! ```text
 //!  <id>.json            the debt, before the first step
 //!  <id>.attached.json   the debt and what ADD gave
+//!  <id>.firewall        the program of `firewall` is run too, and whether it has succeeded
 //!  <id>.going           all is undone but what the kernel does by itself
 //! ```
 
@@ -93,6 +94,18 @@ impl Record {
     }
 }
 
+/// How far the program of `firewall` is for a pod whose chain this process runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Firewalled {
+    /// It may have made something.
+    Begun,
+    /// It has succeeded.
+    Done,
+}
+
+/// What the note of [`Firewalled::Done`] says. Any other is of one that has begun.
+const DONE: &str = "done";
+
 /// The directory of records.
 #[derive(Debug)]
 pub(crate) struct Records {
@@ -141,11 +154,41 @@ impl Records {
         self.going_path(id).exists()
     }
 
+    /// Notes how far the program of `firewall` is. Rules go with the power, so may the note.
+    pub(crate) fn note_firewall(
+        &self,
+        id: &SandboxId,
+        state: Firewalled,
+    ) -> Result<(), NetworkError> {
+        let path = self.firewall_path(id);
+        let text = match state {
+            Firewalled::Begun => "",
+            Firewalled::Done => DONE,
+        };
+        fs::write(&path, text).map_err(|source| files::failed("write", &path, source))
+    }
+
+    /// Notes that nothing of the program of `firewall` is left.
+    pub(crate) fn forget_firewall(&self, id: &SandboxId) -> Result<(), NetworkError> {
+        files::remove_plain(&self.firewall_path(id))
+    }
+
+    /// Returns how far the program of `firewall` is, if it was run.
+    pub(crate) fn firewalled(&self, id: &SandboxId) -> Option<Firewalled> {
+        match fs::read_to_string(self.firewall_path(id)) {
+            Ok(text) if text == DONE => Some(Firewalled::Done),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            // What cannot be read may be owed.
+            Ok(_) | Err(_) => Some(Firewalled::Begun),
+        }
+    }
+
     /// Removes a record. The debt goes last, then the note on it.
     pub(crate) fn remove(&self, id: &SandboxId) -> Result<(), NetworkError> {
+        self.forget_firewall(id)?;
         files::remove(&self.attached_path(id))?;
         files::remove(&self.path(id))?;
-        files::remove(&self.going_path(id))
+        files::remove_plain(&self.going_path(id))
     }
 
     /// Returns all sandboxes that owe something.
@@ -168,6 +211,10 @@ impl Records {
 
     fn going_path(&self, id: &SandboxId) -> PathBuf {
         self.dir.join(format!("{id}.going"))
+    }
+
+    fn firewall_path(&self, id: &SandboxId) -> PathBuf {
+        self.dir.join(format!("{id}.firewall"))
     }
 
     fn attached_path(&self, id: &SandboxId) -> PathBuf {
@@ -225,6 +272,11 @@ mod tests {
         assert!(!records.is_going(&id));
         records.mark_going(&id).unwrap();
         assert!(records.is_going(&id));
+        assert_eq!(records.firewalled(&id), None);
+        for state in [Firewalled::Begun, Firewalled::Done] {
+            records.note_firewall(&id, state).unwrap();
+            assert_eq!(records.firewalled(&id), Some(state));
+        }
         records.remove(&id).unwrap();
         assert!(!records.is_going(&id));
         assert_eq!(records.list().unwrap(), []);

@@ -157,8 +157,8 @@ struct Budget {
 }
 
 const BUDGETS: [Budget; 2] = [
-    Budget { begin: "attach-begins", end: "attach-has-ended", calls: 200, messages: 11 },
-    Budget { begin: "attach-has-ended", end: "detach-has-ended", calls: 70, messages: 3 },
+    Budget { begin: "attach-begins", end: "attach-has-ended", calls: 160, messages: 11 },
+    Budget { begin: "attach-has-ended", end: "detach-has-ended", calls: 35, messages: 3 },
 ];
 
 #[test]
@@ -174,8 +174,25 @@ fn a_pod_costs_few_system_calls_and_waits_for_no_disk() {
     let trace = fs::read_to_string(lab.path("trace")).unwrap();
     for Budget { begin, end, calls, messages } in BUDGETS {
         let lines = trace.lines().skip_while(|line| !line.contains(begin)).skip(1);
-        // Waiting for each other and for memory is not work.
-        let quiet = ["futex(", "epoll_wait(", "madvise(", "mmap(", "munmap(", "mprotect(", "brk("];
+        // Waiting for each other and for memory is not work, whether the pool starts another
+        // thread is chance, and flags of descriptors are asked for by debug builds alone.
+        let quiet = [
+            "futex(",
+            "epoll_wait(",
+            "madvise(",
+            "mmap(",
+            "munmap(",
+            "mprotect(",
+            "brk(",
+            "F_GETFD",
+            "rseq(",
+            "set_robust_list(",
+            "sigaltstack(",
+            "sched_getaffinity(",
+            "gettid(",
+            "rt_sigprocmask(",
+            "PR_SET_NAME",
+        ];
         let lines: Vec<&str> = lines
             .take_while(|line| !line.contains(end))
             .filter(|line| !line.contains("resumed>") && !line.contains("+++"))

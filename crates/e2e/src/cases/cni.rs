@@ -22,6 +22,8 @@ pub(super) const CASES: &[Case] = &[
     case!("cni.the_kubelets_range_is_taken_over", range).alone().ours(),
     case!("cni.namespace_that_vanished", vanished).alone().ours(),
     case!("cni.plugins_in_files_of_their_own", parts).alone().ours(),
+    case!("cni.filter_that_comes_after_the_pods", filter).alone().ours(),
+    case!("cni.daemon_killed_while_a_filter_is_told", killed).alone().ours(),
 ];
 
 /// How a plugin of the tests' own behaves: by the words in the file `mode`.
@@ -181,6 +183,138 @@ async fn parts(c: &Context) -> Result<()> {
         equal("the calls at its end", said().await?, wanted)?;
     }
     other.clean_up().await
+}
+
+/// Takes away what the case and the plugin make of iptables, and the bridge that stays.
+struct Filter;
+
+impl Drop for Filter {
+    fn drop(&mut self) {
+        let _ = sh("ip link del corten-f0
+                    for table in 'ip filter' 'ip6 filter'; do nft delete table $table; done");
+    }
+}
+
+/// Writes a list that the daemon runs itself where nothing filters.
+fn chain_with_firewall(ground: &Ground) -> Result<PathBuf> {
+    let conf = ground.make("filter/net.d")?;
+    let list = r#"{"cniVersion":"1.0.0","name":"filter","plugins":[
+        {"type":"bridge","bridge":"corten-f0","isGateway":true,"ipMasq":true,"ipam":{
+            "type":"host-local","dataDir":"DIR","ranges":[[{"subnet":"198.51.100.0/24"}]],
+            "routes":[{"dst":"0.0.0.0/0"}]}},
+        {"type":"portmap","capabilities":{"portMappings":true}},{"type":"firewall"}]}"#;
+    let leases = ground.make("filter/leases")?.display().to_string();
+    fs::write(conf.join("1.conflist"), list.replace("DIR", &leases))?;
+    Ok(conf)
+}
+
+/// How many rules of the plugin know a pod: two a pod.
+fn rules() -> Result<String> {
+    let listed = sh("iptables -S CNI-FORWARD 2>/dev/null | grep -c 198.51.100. || true")?;
+    Ok(listed.trim().to_owned())
+}
+
+fn sh(script: &str) -> Result<String> {
+    testing::program::output(std::process::Command::new("sh").args(["-c", script]))
+}
+
+/// A chain with a firewall that the daemon runs itself, and a filter that comes later: while
+/// the daemon runs, and while it does not.
+async fn filter(c: &Context) -> Result<()> {
+    let ground = Arc::new(Ground::new()?);
+    let options = DaemonOptions {
+        cni_conf_dir: Some(chain_with_firewall(&ground)?),
+        ..DaemonOptions::default()
+    };
+    let Another { context: other, runtime, .. } = another(c, options, ground).await?;
+    // On another bridge: what is between them is forwarded.
+    let ping = format!("ping -c 1 -W 1 {}", c.address(&c.plain_pod().await?).await?);
+    let before = Snapshot::take(&runtime.audit_scope())?;
+    for down in [false, true] {
+        let made = Filter;
+        let (pod, id) = other.waiting_container().await?;
+        let (second, _) = other.waiting_container().await?;
+        let goes_out = async || other.sh(&id, &ping).await.is_ok();
+        ensure!(goes_out().await, "the pod does not reach another network");
+        equal("the rules", rules()?, "0")?;
+        if down {
+            runtime.kill()?;
+        }
+        sh("iptables -P FORWARD DROP")?;
+        if down {
+            runtime.launch().await?;
+        }
+        until(PATIENCE, "the filter's exception", || async { Ok((rules()? == "4").then_some(())) })
+            .await?;
+        ensure!(goes_out().await, "the filter does not know the pod");
+        // What is owed outlives the daemon.
+        runtime.kill()?;
+        runtime.launch().await?;
+        ensure!(goes_out().await, "the filter has forgotten the pod");
+        let late = other.plain_pod().await?;
+        equal("the rules with one made by programs", rules()?, "6")?;
+        for pod in [&pod, &second, &late] {
+            other.stop_pod(&pod.id).await?;
+        }
+        equal("the rules of pods that are stopped", rules()?, "0")?;
+        other.clean_up().await?;
+        ensure!(owed(&runtime)?.is_empty(), "something is owed");
+        drop(made);
+        before.with_scope(runtime.audit_scope()).audit()?;
+    }
+    Ok(())
+}
+
+/// The plugin, which kills the daemon before or after it does its work.
+const KILLER: &str = r#"#!/bin/sh
+case "$(cat MODE) $CNI_COMMAND" in
+"before ADD"|"before DEL") kill -9 $PPID; exit 1 ;;
+"after ADD"|"after DEL") /usr/lib/cni/firewall; kill -9 $PPID ;;
+*) exec /usr/lib/cni/firewall ;;
+esac
+"#;
+
+/// A daemon that dies between what it notes and what the plugin does, and after that.
+async fn killed(c: &Context) -> Result<()> {
+    let ground = Arc::new(Ground::new()?);
+    let plugins = ground.make("filter/bin")?;
+    let (program, mode) = (plugins.join("firewall"), ground.path().join("filter/mode"));
+    fs::write(&program, KILLER.replace("MODE", &mode.display().to_string()))?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+    let options = DaemonOptions {
+        cni_conf_dir: Some(chain_with_firewall(&ground)?),
+        plugin_dir: Some(plugins),
+        ..DaemonOptions::default()
+    };
+    fs::write(&mode, "good")?;
+    let Another { context: other, runtime, .. } = another(c, options, ground).await?;
+    let ping = format!("ping -c 1 -W 1 {}", c.address(&c.plain_pod().await?).await?);
+    let before = Snapshot::take(&runtime.audit_scope())?;
+    let again = async || {
+        runtime.with_daemon(|daemon| daemon.wait(PATIENCE).map(drop))?;
+        fs::write(&mode, "good")?;
+        runtime.launch().await
+    };
+    for moment in ["before", "after"] {
+        let made = Filter;
+        let (pod, id) = other.waiting_container().await?;
+        fs::write(&mode, moment)?;
+        sh("iptables -P FORWARD DROP")?;
+        again().await?;
+        until(PATIENCE, "the filter's exception", || async { Ok(other.sh(&id, &ping).await.ok()) })
+            .await?;
+        equal("the rules", rules()?, "2")?;
+        fs::write(&mode, moment)?;
+        refusal(other.stop_pod(&pod.id).await)?;
+        again().await?;
+        other.stop_pod(&pod.id).await?;
+        equal("the rules of a pod that is stopped", rules()?, "0")?;
+        other.clean_up().await?;
+        ensure!(owed(&runtime)?.is_empty(), "{moment}: something is owed");
+        drop(made);
+        before.with_scope(runtime.audit_scope()).audit()?;
+    }
+    Ok(())
 }
 
 /// What pods' networks still owe.

@@ -62,8 +62,12 @@ impl Chain<'_> {
 
     /// Runs ADD plugin by plugin, each with the result of the one before.
     pub(crate) async fn add(&self) -> Result<Value, ChainFailure> {
+        self.add_to(None).await
+    }
+
+    /// Runs ADD of plugins that follow others, whose result is there.
+    pub(crate) async fn add_to(&self, mut previous: Option<Value>) -> Result<Value, ChainFailure> {
         let deadline = Instant::now() + self.limit;
-        let mut previous = None;
         for plugin in &self.list.plugins {
             let added = self
                 .run(plugin, "ADD", previous.as_ref(), deadline)

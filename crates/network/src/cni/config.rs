@@ -1,5 +1,8 @@
 //! Network configurations: lists (`.conflist`) and single plugins (`.conf`, `.json`).
 
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 /// The longest name: it becomes a part of a file name, beside an id of 64 digits and an
@@ -42,6 +45,45 @@ impl Version {
     }
 }
 
+/// What a configuration file holds: told by its name, as by libcni's users.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// A list of plugins (`.conflist`).
+    List,
+    /// One plugin (`.conf`, `.json`).
+    Plugin,
+}
+
+/// What libcni reads of a plugin's configuration, and refuses where it is of another kind.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(dead_code, reason = "only what kinds they are counts")]
+struct PluginConf {
+    cni_version: Option<String>,
+    name: Option<String>,
+    r#type: Option<String>,
+    capabilities: Option<BTreeMap<String, Option<bool>>>,
+    ipam: Option<IpamConf>,
+    dns: Option<DnsConf>,
+}
+
+/// See [`PluginConf`].
+#[derive(Deserialize)]
+#[expect(dead_code, reason = "only what kinds they are counts")]
+struct IpamConf {
+    r#type: Option<String>,
+}
+
+/// See [`PluginConf`].
+#[derive(Deserialize)]
+#[expect(dead_code, reason = "only what kinds they are counts")]
+struct DnsConf {
+    nameservers: Option<Vec<Option<String>>>,
+    domain: Option<String>,
+    search: Option<Vec<Option<String>>>,
+    options: Option<Vec<Option<String>>>,
+}
+
 /// A network: a chain of plugins.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct NetworkList {
@@ -66,29 +108,49 @@ pub(crate) struct Plugin {
 }
 
 impl NetworkList {
-    /// Reads the text of a configuration file. Where a list does not say that its plugins are
-    /// all there (`loadOnlyInlinedPlugins`), `more` finds those in files of their own, by the
-    /// network's name; they follow its own, in their order (specification 1.1, section 1).
+    /// Reads the text of a configuration file, and refuses what libcni refuses. Where a list does
+    /// not say that its plugins are all there (`loadOnlyInlinedPlugins`), `more` finds those in
+    /// files of their own, by the network's name; they follow its own, in their order
+    /// (specification 1.1, section 1).
     ///
     /// # Errors
     ///
     /// What is wrong with it, in one line.
     pub(crate) fn parse(
         bytes: &[u8],
+        form: Form,
         more: impl FnOnce(&str) -> Result<Vec<Value>, String>,
     ) -> Result<Self, String> {
-        let mut value: Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-        if is_list(&value) && !is_true(&value[ONLY_INLINED]) {
-            let plugins = more(&read_name(&value)?)?;
-            if !plugins.is_empty() {
-                let own = value["plugins"].take();
-                let own = if own.is_null() { Vec::new() } else { array(own)? };
-                value["plugins"] = own.into_iter().chain(plugins).collect();
-                // What is kept of it is whole.
-                value[ONLY_INLINED] = Value::Bool(true);
-            }
+        let value: Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let mut raw = match form {
+            Form::Plugin => list_of_one(value)?,
+            Form::List => value,
+        };
+        let object = raw.as_object().ok_or("not a JSON object")?;
+        check_versions(object)?;
+        for key in ["disableCheck", "disableGC"] {
+            read_bool(object, key)?;
         }
-        Self::from_value(value)
+        let only = form == Form::Plugin || read_bool(object, ONLY_INLINED)?;
+        let own = match object.get("plugins") {
+            None if only => return Err(format!("\"{ONLY_INLINED}\" without \"plugins\"")),
+            None => Vec::new(),
+            Some(Value::Array(plugins)) if plugins.is_empty() => {
+                return Err("no plugins in \"plugins\"".to_owned());
+            }
+            Some(Value::Array(plugins)) => plugins.clone(),
+            Some(_) => return Err("\"plugins\" is not a list".to_owned()),
+        };
+        let others = if only { Vec::new() } else { more(&read_name(&raw)?)? };
+        for plugin in own.iter().chain(&others) {
+            PluginConf::deserialize(plugin).map_err(|error| format!("a plugin: {error}"))?;
+        }
+        if !others.is_empty() {
+            // What is kept of it is whole.
+            raw[ONLY_INLINED] = Value::Bool(true);
+        }
+        raw["plugins"] = own.into_iter().chain(others).collect();
+        Self::from_value(raw)
     }
 
     /// Reads a configuration, be it a list or a single plugin.
@@ -96,11 +158,7 @@ impl NetworkList {
         let object = value.as_object().ok_or("not a JSON object")?;
         let raw = match object.get("plugins") {
             Some(_) => value,
-            None if object.contains_key("type") => json!({
-                "cniVersion": object.get("cniVersion").cloned().unwrap_or_default(),
-                "name": object.get("name").cloned().unwrap_or_default(),
-                "plugins": [value],
-            }),
+            None if object.contains_key("type") => list_of_one(value)?,
             None => return Err("neither \"plugins\" nor \"type\"".to_owned()),
         };
         let plugins = raw["plugins"].as_array().ok_or("\"plugins\" is not a list")?;
@@ -146,18 +204,36 @@ impl Plugin {
     }
 }
 
-/// Whether it is a list of plugins, be they in other files, and no plugin by itself.
-fn is_list(value: &Value) -> bool {
-    value
-        .as_object()
-        .is_some_and(|object| object.contains_key("plugins") || !object.contains_key("type"))
+/// A plugin by itself becomes a list, of which it is all.
+fn list_of_one(plugin: Value) -> Result<Value, String> {
+    let object = plugin.as_object().ok_or("not a JSON object")?;
+    if !object.contains_key("type") {
+        return Err("a plugin without \"type\": a list's file ends in .conflist".to_owned());
+    }
+    let part = |key| object.get(key).cloned().unwrap_or_default();
+    Ok(json!({ "cniVersion": part("cniVersion"), "name": part("name"), "plugins": [plugin] }))
 }
 
-fn array(value: Value) -> Result<Vec<Value>, String> {
-    match value {
-        Value::Array(values) => Ok(values),
-        _ => Err("\"plugins\" is not a list".to_owned()),
+/// Refuses what are no texts, and versions that are no numbers.
+fn check_versions(list: &Map<String, Value>) -> Result<(), String> {
+    match list.get("cniVersion") {
+        None | Some(Value::Null | Value::String(_)) => {}
+        Some(_) => return Err("cniVersion is not a text".to_owned()),
     }
+    let Some(several) = list.get("cniVersions") else { return Ok(()) };
+    let several = several.as_array().ok_or("cniVersions is not a list")?;
+    let number = |part: &str| part.parse::<u32>().is_ok();
+    let version = |text: &str| text.split('.').count() <= 3 && text.split('.').all(number);
+    match several.iter().find(|one| !one.as_str().is_some_and(version)) {
+        Some(other) => Err(format!("cniVersions has {other}, which is no version")),
+        None => Ok(()),
+    }
+}
+
+/// Reads what is true or false, be it as text.
+fn read_bool(list: &Map<String, Value>, key: &str) -> Result<bool, String> {
+    let value = list.get(key).unwrap_or(&Value::Bool(false));
+    boolean(value).ok_or_else(|| format!("\"{key}\" is {value}: neither true nor false"))
 }
 
 fn read_name(raw: &Value) -> Result<String, String> {
@@ -181,9 +257,18 @@ fn read_version(raw: &Value) -> Result<Version, String> {
     })
 }
 
-/// Booleans may be written as text in a list (specification 1.0, section 1).
 fn is_true(value: &Value) -> bool {
-    value.as_bool().unwrap_or_else(|| value.as_str() == Some("true"))
+    boolean(value) == Some(true)
+}
+
+/// Booleans may be written as text in a list, in whatever case (specification 1.0, section 1).
+fn boolean(value: &Value) -> Option<bool> {
+    match value {
+        Value::Bool(value) => Some(*value),
+        Value::String(text) if text.eq_ignore_ascii_case("true") => Some(true),
+        Value::String(text) if text.eq_ignore_ascii_case("false") => Some(false),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -191,7 +276,11 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<NetworkList, String> {
-        NetworkList::parse(text.as_bytes(), |_| Ok(Vec::new()))
+        NetworkList::parse(text.as_bytes(), Form::List, |_| Ok(Vec::new()))
+    }
+
+    fn parse_plugin(text: &str) -> Result<NetworkList, String> {
+        NetworkList::parse(text.as_bytes(), Form::Plugin, |_| panic!("it is asked"))
     }
 
     #[test]
@@ -202,31 +291,58 @@ mod tests {
         };
         let kinds = |rest: &str, more: &dyn Fn(&str) -> Result<Vec<Value>, String>| {
             let text = format!(r#"{{"cniVersion":"1.1.0","name":"n"{rest}}}"#);
-            let list = NetworkList::parse(text.as_bytes(), more)?;
+            let list = NetworkList::parse(text.as_bytes(), Form::List, more)?;
             assert_eq!(NetworkList::from_value(list.raw.clone())?, list);
             // What is kept has them, and gets no others.
             let kept = serde_json::to_vec(&list.raw).unwrap();
-            let again = NetworkList::parse(&kept, |_| Err("asked".to_owned()));
-            assert_eq!(again.as_ref().ok(), (list.plugins.len() > 1).then_some(&list));
+            let again = NetworkList::parse(&kept, Form::List, |_| Err("asked".to_owned()));
+            assert_eq!(again.as_ref().ok(), is_true(&list.raw[ONLY_INLINED]).then_some(&list));
             Ok::<_, String>(list.plugins.into_iter().map(|p| p.kind).collect::<Vec<_>>())
         };
         let a = r#","plugins":[{"type":"a"}]"#;
         assert_eq!(kinds(a, &more), Ok(vec!["a".into(), "b".into(), "c".into()]));
         assert_eq!(kinds("", &more), Ok(vec!["b".into(), "c".into()]));
-        assert_eq!(kinds(r#","plugins":[]"#, &more), Ok(vec!["b".into(), "c".into()]));
-        assert_eq!(kinds(r#","plugins":null"#, &more), Ok(vec!["b".into(), "c".into()]));
-        assert_eq!(kinds(r#","plugins":7"#, &more), Err("\"plugins\" is not a list".into()));
-        assert_eq!(kinds(a, &|_| Err("broken".into())), Err("broken".into()));
-        let refused = |_: &str| -> Result<Vec<Value>, String> { panic!("it is asked") };
-        for only in ["true", "\"true\""] {
-            let text = format!(
-                r#"{{"cniVersion":"1.1.0","name":"n","loadOnlyInlinedPlugins":{only}{a}}}"#
-            );
-            assert_eq!(NetworkList::parse(text.as_bytes(), refused).unwrap().plugins.len(), 1);
+        assert_eq!(kinds("", &|_| Ok(Vec::new())), Err("no plugins".into()));
+        // `plugins` must be good where it is, whatever the files say.
+        for (plugins, problem) in
+            [("[]", "no plugins in"), ("null", "is not a list"), ("7", "is not a list")]
+        {
+            let error = kinds(&format!(r#","plugins":{plugins}"#), &more).unwrap_err();
+            assert!(error.contains(problem), "{plugins}: {error}");
         }
-        // A plugin by itself is no list.
-        let single = br#"{"cniVersion":"1.1.0","name":"n","type":"ptp"}"#;
-        assert_eq!(NetworkList::parse(single, refused).unwrap().plugins.len(), 1);
+        assert_eq!(kinds(a, &|_| Err("broken".into())), Err("broken".into()));
+        let untyped = kinds(a, &|_| Ok(vec![json!({ "type": "b", "ipam": 7 })])).unwrap_err();
+        assert!(untyped.contains("a plugin: invalid type"), "{untyped}");
+        let refused = |_: &str| -> Result<Vec<Value>, String> { panic!("it is asked") };
+        for only in ["true", "\"true\"", "\"TRUE\""] {
+            let only = format!(r#","loadOnlyInlinedPlugins":{only}"#);
+            assert_eq!(kinds(&format!("{only}{a}"), &refused), Ok(vec!["a".into()]));
+            let error = kinds(&only, &refused).unwrap_err();
+            assert!(error.contains("without \"plugins\""), "{error}");
+        }
+        for all in ["false", "\"false\"", "\"False\""] {
+            let all = format!(r#","loadOnlyInlinedPlugins":{all}{a}"#);
+            assert_eq!(kinds(&all, &more).map(|kinds| kinds.len()), Ok(3));
+        }
+        for neither in ["1", "null", "\"yes\"", "\"\"", "[]"] {
+            for key in ["loadOnlyInlinedPlugins", "disableCheck", "disableGC"] {
+                let error = kinds(&format!(r#","{key}":{neither}{a}"#), &more).unwrap_err();
+                assert!(error.contains("neither true nor false"), "{key}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_form_is_told_by_the_files_name() {
+        let single = r#"{"cniVersion":"1.1.0","name":"n","type":"ptp"}"#;
+        assert_eq!(parse_plugin(single).unwrap().plugins.len(), 1);
+        assert_eq!(parse(single).unwrap_err(), "no plugins");
+        let list = r#"{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"ptp"}]}"#;
+        let error = parse_plugin(list).unwrap_err();
+        assert!(error.contains("without \"type\""), "{error}");
+        // A plugin that has such a key of its own.
+        let both = r#"{"cniVersion":"1.1.0","name":"n","type":"meta","plugins":[7]}"#;
+        assert_eq!(parse_plugin(both).unwrap().plugins[0].kind, "meta");
     }
 
     #[test]
@@ -246,7 +362,7 @@ mod tests {
 
     #[test]
     fn a_single_plugin_is_a_list_of_one() {
-        let list = parse(r#"{"cniVersion":"0.3.1","name":"n","type":"ptp"}"#).unwrap();
+        let list = parse_plugin(r#"{"cniVersion":"0.3.1","name":"n","type":"ptp"}"#).unwrap();
         assert_eq!(list.plugins.len(), 1);
         assert_eq!(list.raw["plugins"][0]["type"], "ptp");
     }
@@ -270,14 +386,23 @@ mod tests {
             (r#"{"cniVersion":"1.0.0","name":"n","plug"#, "EOF"),
             ("[]", "not a JSON object"),
             ("{}", "network name"),
-            (r#"{"cniVersion":"1.0.0","name":"n"}"#, "neither"),
+            (r#"{"cniVersion":"1.0.0","name":"n"}"#, "no plugins"),
+            (r#"{"cniVersion":1,"name":"n","plugins":[{"type":"a"}]}"#, "not a text"),
+            (r#"{"cniVersions":"1.0.0","name":"n","plugins":[{"type":"a"}]}"#, "not a list"),
+            (r#"{"cniVersions":["1.0.0",1],"name":"n","plugins":[{"type":"a"}]}"#, "no version"),
+            (r#"{"cniVersions":["1.0.0","x"],"name":"n","plugins":[{"type":"a"}]}"#, "no version"),
+            (
+                r#"{"cniVersion":"1.0.0","name":"n","plugins":[
+                    {"type":"a","capabilities":{"dns":"true"}}]}"#,
+                "invalid type",
+            ),
             (r#"{"cniVersion":"1.0.0","name":"n","plugins":[]}"#, "no plugins"),
             (r#"{"cniVersion":"1.0.0","name":"n","plugins":{}}"#, "not a list"),
             (r#"{"cniVersion":"1.0.0","name":"n","plugins":[{}]}"#, "without \"type\""),
-            (r#"{"cniVersion":"1.0.0","name":"../n","type":"ptp"}"#, "network name"),
-            (r#"{"cniVersion":"1.0.0","type":"ptp"}"#, "network name"),
-            (r#"{"cniVersion":"9.0.0","name":"n","type":"ptp"}"#, "cniVersion is 9.0.0"),
-            (r#"{"name":"n","type":"ptp"}"#, "cniVersion is none"),
+            (r#"{"cniVersion":"1.0.0","name":"../n","plugins":[{"type":"a"}]}"#, "network name"),
+            (r#"{"cniVersion":"1.0.0","plugins":[{"type":"a"}]}"#, "network name"),
+            (r#"{"cniVersion":"9.0.0","name":"n","plugins":[{"type":"a"}]}"#, "is 9.0.0"),
+            (r#"{"name":"n","plugins":[{"type":"a"}]}"#, "cniVersion is none"),
             (&kind("../../bin/sh"), "not a file name"),
             (&kind("/bin/sh"), "not a file name"),
             (&kind(".."), "not a file name"),
@@ -291,7 +416,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn foreign_text_does_no_harm(text in "\\PC{0,200}") {
-            let _ = parse(&text);
+            let _ = (parse(&text), parse_plugin(&text));
         }
     }
 }

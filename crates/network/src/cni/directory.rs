@@ -15,7 +15,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::NetworkList;
+use super::{NetworkList, config::Form};
 
 /// The longest configuration that is read: real ones are below 10 KiB.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
@@ -24,6 +24,8 @@ const MAX_FILE_BYTES: u64 = 1024 * 1024;
 const HALF_WRITTEN: Duration = Duration::from_secs(5);
 /// The most files that are looked at, in each directory.
 const MAX_FILES: usize = 256;
+/// How often plugins are listed that vanish before they are read.
+const TRIES: u32 = 5;
 /// The most directories with plugins of networks that are looked at.
 const MAX_DIRECTORIES: usize = 64;
 
@@ -65,7 +67,7 @@ struct State {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Files {
     lists: Vec<Candidate>,
-    /// Plugins of a network, in a directory of its name.
+    /// Plugins of a network, in a directory of its name, and what is in such one's place.
     plugins: Vec<Candidate>,
 }
 
@@ -126,30 +128,47 @@ impl Directory {
     }
 }
 
+impl Candidate {
+    fn new(path: PathBuf, metadata: &fs::Metadata) -> Self {
+        Self {
+            path,
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+
+    /// Looks at a file, or at a link to nowhere.
+    fn of(path: PathBuf) -> Option<Self> {
+        let metadata = fs::metadata(&path).or_else(|_| fs::symlink_metadata(&path)).ok()?;
+        Some(Self::new(path, &metadata))
+    }
+}
+
 impl Files {
     fn list(dir: &Path) -> io::Result<Self> {
         // Read once: this is done for every pod.
         let entries = entries(dir)?;
         let lists = candidates_of(&entries, &["conf", "conflist", "json"]);
-        let mut plugins = Vec::new();
-        for dir in directories_of(entries) {
-            // What cannot be read is told where it is needed.
-            plugins.extend(candidates(&dir, &["conf"]).unwrap_or_default());
-        }
+        let mut others = entries;
+        others.retain(|path| !lists.iter().any(|list| list.path == *path));
+        others.sort();
+        others.truncate(MAX_FILES);
+        // What is no directory is told where one is needed.
+        let parts = |path: PathBuf| plugin_files(&path).unwrap_or_else(|_| vec![path]);
+        let plugins = others.into_iter().flat_map(parts).filter_map(Candidate::of).collect();
         Ok(Self { lists, plugins })
     }
 }
 
 /// Directories in one, by name order; hidden ones are left out.
 pub(super) fn directories(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    Ok(directories_of(entries(dir)?))
-}
-
-fn directories_of(mut entries: Vec<PathBuf>) -> Vec<PathBuf> {
+    let mut entries = entries(dir)?;
     entries.retain(|path| path.is_dir());
     entries.sort();
     entries.truncate(MAX_DIRECTORIES);
-    entries
+    Ok(entries)
 }
 
 /// What a directory holds that is not hidden; nothing where there is none.
@@ -165,11 +184,7 @@ fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Lists files by name order; hidden ones are half-written ones.
-fn candidates(dir: &Path, extensions: &[&str]) -> io::Result<Vec<Candidate>> {
-    Ok(candidates_of(&entries(dir)?, extensions))
-}
-
+/// Picks files by name order; hidden ones are half-written ones.
 fn candidates_of(entries: &[PathBuf], extensions: &[&str]) -> Vec<Candidate> {
     let mut files = Vec::new();
     for path in entries {
@@ -180,13 +195,7 @@ fn candidates_of(entries: &[PathBuf], extensions: &[&str]) -> Vec<Candidate> {
         // What vanishes meanwhile, or is a link to nowhere, is not there.
         let Ok(metadata) = fs::metadata(path) else { continue };
         if metadata.is_file() && files.len() < MAX_FILES {
-            files.push(Candidate {
-                path: path.clone(),
-                inode: metadata.ino(),
-                size: metadata.size(),
-                modified: (metadata.mtime(), metadata.mtime_nsec()),
-                changed: (metadata.ctime(), metadata.ctime_nsec()),
-            });
+            files.push(Candidate::new(path.clone(), &metadata));
         }
     }
     files.sort();
@@ -217,7 +226,10 @@ fn load(files: &Files, wanted: &str) -> Loaded {
     let mut loaded = Loaded::default();
     for file in &files.lists {
         let more = |name: &str| read_plugins(&plugins_of(&file.path, name));
-        match read(&file.path).and_then(|bytes| NetworkList::parse(&bytes, more)) {
+        let list = file.path.extension().is_some_and(|extension| extension == "conflist");
+        let form = if list { Form::List } else { Form::Plugin };
+        let bytes = read(&file.path).map_err(|error| error.to_string());
+        match bytes.and_then(|bytes| NetworkList::parse(&bytes, form, more)) {
             Ok(list) if !wanted.is_empty() && list.name != wanted => {}
             Ok(list) => {
                 loaded.selected = Some((file.path.clone(), list));
@@ -229,27 +241,50 @@ fn load(files: &Files, wanted: &str) -> Loaded {
     loaded
 }
 
-/// Reads the plugins of a network that have files of their own, by name order.
+/// Reads the plugins of a network that have files of their own, by name order. One that
+/// vanishes meanwhile is no longer there when they are listed again.
 fn read_plugins(dir: &Path) -> Result<Vec<Value>, String> {
-    let told = |path: &Path, problem: String| format!("{}: {problem}", path.display());
-    let files = match candidates(dir, &["conf"]) {
-        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(Vec::new()),
-        files => files.map_err(|error| told(dir, error.to_string()))?,
-    };
-    let read = |file: Candidate| {
-        let parsed = read(&file.path)
-            .and_then(|bytes| serde_json::from_slice(&bytes).map_err(|error| error.to_string()));
-        parsed.map_err(|problem| told(&file.path, problem))
-    };
-    files.into_iter().map(read).collect()
+    let told = |path: &Path, error: io::Error| format!("{}: {error}", path.display());
+    let mut tries = 0;
+    'again: loop {
+        tries += 1;
+        let mut plugins = Vec::new();
+        for path in plugin_files(dir).map_err(|error| told(dir, error))? {
+            let parsed = read(&path).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
+            match parsed {
+                Ok(plugin) => plugins.push(plugin),
+                Err(error) if error.kind() == io::ErrorKind::NotFound && tries < TRIES => {
+                    continue 'again;
+                }
+                Err(error) => return Err(told(&path, error)),
+            }
+        }
+        return Ok(plugins);
+    }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
+/// Lists what must be plugins, links to nowhere too.
+fn plugin_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = entries(dir)?;
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "conf"));
+    files.retain(|path| !path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()));
+    files.sort();
+    files.truncate(MAX_FILES);
+    Ok(files)
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    // A pipe would be waited for.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("not a file"));
+    }
     let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|error| error.to_string())?;
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
     let long = u64::try_from(bytes.len()).is_ok_and(|length| length > MAX_FILE_BYTES);
-    if long { Err(format!("longer than {MAX_FILE_BYTES} bytes")) } else { Ok(bytes) }
+    if long {
+        return Err(io::Error::other(format!("longer than {MAX_FILE_BYTES} bytes")));
+    }
+    Ok(bytes)
 }
 
 fn report(dir: &Path, loaded: &Loaded) {
@@ -337,8 +372,47 @@ mod tests {
         file.set_modified(old).unwrap();
         assert_eq!(kinds().as_deref(), Some("ptp of-another"));
         fs::remove_dir_all(dir.path().join("a")).unwrap();
-        fs::write(dir.path().join("a"), "a file").unwrap();
         assert_eq!(kinds().as_deref(), Some("ptp"));
+        // A file in the directory's place is no directory that is not there.
+        let problem = || directory.current(Duration::ZERO).invalid[0].1.clone();
+        let refuse = |broken: &str, wanted: &str| {
+            assert_eq!(kinds().as_deref(), Some("ptp of-another"), "{broken}");
+            assert!(problem().contains(wanted), "{broken}: {}", problem());
+        };
+        fs::write(dir.path().join("a"), "a file").unwrap();
+        refuse("a file", "Not a directory");
+        fs::remove_file(dir.path().join("a")).unwrap();
+        fs::create_dir_all(dir.path().join("a/dir.conf")).unwrap();
+        assert_eq!(kinds().as_deref(), Some("ptp"));
+        std::os::unix::fs::symlink("nowhere", dir.path().join("a/10-link.conf")).unwrap();
+        refuse("a link to nowhere", "10-link.conf: No such file");
+    }
+
+    #[test]
+    fn a_plugin_that_vanishes_while_it_is_read_is_not_there() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("a")).unwrap();
+        fs::write(dir.path().join("a/10-stays.conf"), r#"{"type":"stays"}"#).unwrap();
+        let other = dir.path().join("a/20-other.conf");
+        let ended = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let aside = dir.path().join("aside");
+                fs::write(&aside, r#"{"type":"other"}"#).unwrap();
+                while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                    fs::rename(&aside, &other).unwrap();
+                    fs::rename(&other, &aside).unwrap();
+                    // Seldom enough that it does not vanish at every try.
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            });
+            let read: Vec<_> = (0..2000).map(|_| read_plugins(&dir.path().join("a"))).collect();
+            ended.store(true, std::sync::atomic::Ordering::Relaxed);
+            for plugins in read {
+                let plugins = plugins.unwrap();
+                assert_eq!(plugins[0]["type"], "stays");
+            }
+        });
     }
 
     #[test]

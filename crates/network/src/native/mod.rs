@@ -45,8 +45,9 @@ use crate::{NetworkError, namespace, netlink::nft};
 /// Where the tuning plugin's administrator says which settings are allowed. Only the
 /// program reads it.
 const TUNING_ALLOW_LIST: &str = "/etc/cni/tuning/allowlist.conf";
-/// The tables that iptables' older kernel side filters by.
-const LEGACY_TABLES: [&str; 2] = ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"];
+/// The tables that iptables' older kernel side filters by, in the namespace of who reads.
+const LEGACY_TABLES: [&str; 2] =
+    ["/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names"];
 
 /// The chain's state on this host.
 #[derive(Debug)]
@@ -102,7 +103,7 @@ impl Native {
             return Some("the tuning plugin has a list of allowed settings");
         }
         // An accept in a table of ours does not override another one's drop: the plugin
-        // writes into the tables that filter.
+        // writes into the tables that filter. Of those that come later `Network` hears.
         (plan.has_firewall() && forwarding_is_filtered()).then_some("what is forwarded is filtered")
     }
 
@@ -127,7 +128,7 @@ impl Native {
                 Extra::Tuning(tuning) => extras::tune(job, tuning, netns, &mut outcome)?,
                 // With all other rules, below.
                 Extra::Portmap(_) => {}
-                // Nothing filters what is forwarded, see `needs_programs`.
+                // Nothing filters what is forwarded yet, see `needs_programs`.
                 Extra::Firewall => {}
             }
         }
@@ -258,7 +259,7 @@ pub(crate) fn link_names(id: &SandboxId) -> [String; 2] {
 }
 
 /// Reports whether anybody's chain sees what is forwarded.
-fn forwarding_is_filtered() -> bool {
+pub(crate) fn forwarding_is_filtered() -> bool {
     let legacy = |path: &&str| {
         std::fs::read_to_string(path).is_ok_and(|names| names.lines().any(|name| name == "filter"))
     };

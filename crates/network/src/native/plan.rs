@@ -588,7 +588,6 @@ mod tests {
             bridge(json!({ "args": {} })),
             bridge(json!({ "mtu": "1500" })),
             bridge(json!({ "mtu": null })),
-            bridge(json!({ "vlan": 5, "vlanTrunk": [{ "id": 6 }] })),
             bridge(json!({ "vlan": 5000 })),
             bridge(json!({ "vlan": -1 })),
             bridge(json!({ "vlanTrunk": [{ "minID": 6 }] })),

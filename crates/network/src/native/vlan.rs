@@ -11,6 +11,8 @@ use crate::{
     options::MAX_INTERFACE_NAME,
 };
 
+/// The VLAN of what has no tag on a trunk that says no other.
+const NATIVE_VLAN: u16 = 1;
 /// The highest VLAN that is nobody's reserve.
 const LAST_VLAN: u16 = 4094;
 
@@ -28,7 +30,7 @@ pub(crate) struct TrunkItem {
 /// The VLANs of a pod's port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Vlans {
-    /// The VLAN that the pod is in without knowing it.
+    /// The VLAN that the pod is in without knowing it; on a trunk that of what has no tag.
     pub(crate) access: Option<u16>,
     /// Ranges of VLANs whose tags the pod sees: sorted, none touches another.
     trunk: Vec<(u16, u16)>,
@@ -55,9 +57,6 @@ impl Vlans {
         }
         let ranges = merge(trunk.unwrap_or_default())?;
         let access = (access > 0).then_some(access);
-        if access.is_some() && !ranges.is_empty() {
-            return Err("vlan and vlanTrunk exclude each other".to_owned());
-        }
         let vlans = Self {
             access,
             trunk: ranges,
@@ -93,9 +92,13 @@ impl Vlans {
                 routes.add_access_vlan(port.index, vlan)?;
             }
             if self.trunk.is_empty() {
-                Ok(())
-            } else {
-                routes.add_tagged_vlans(port.index, &self.trunk)
+                return Ok(());
+            }
+            // In the program's order: a VLAN that is named twice is what it is at last.
+            routes.add_tagged_vlans(port.index, &self.trunk)?;
+            match self.access {
+                Some(_) => Ok(()),
+                None => routes.add_access_vlan(port.index, NATIVE_VLAN),
             }
         })();
         given.map_err(|source| unable(&bridge.name, source))
@@ -132,7 +135,7 @@ impl Vlans {
         {
             set_sysctl_where_present(&conf("ipv6", &port.name, "accept_ra"), "0")?;
             routes.join(port.index, bridge.index).map_err(failed("connect", &port.name))?;
-            self.give(routes, bridge, &port)?;
+            Self { trunk: Vec::new(), ..self.clone() }.give(routes, bridge, &port)?;
         }
         routes.set_up(link.index).map_err(failed("set up", name))?;
         Ok(link)
@@ -197,6 +200,8 @@ mod tests {
         let empty = read(0, &json!([])).unwrap();
         assert!(empty.kept_apart && empty.trunk.is_empty());
         assert!(!read(0, &json!(null)).unwrap().kept_apart);
+        let both = read(5, &json!([{ "id": 6 }])).unwrap();
+        assert_eq!((both.access, both.trunk), (Some(5), vec![(6, 6)]));
     }
 
     #[test]
@@ -211,7 +216,6 @@ mod tests {
     fn what_the_program_refuses_is_refused() {
         for (access, trunk) in [
             (4095, json!(null)),
-            (5, json!([{ "id": 6 }])),
             (0, json!([{ "id": 0 }])),
             (0, json!([{ "id": 4095 }])),
             (0, json!([{ "minID": 5 }])),

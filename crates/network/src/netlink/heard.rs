@@ -1,4 +1,4 @@
-//! Hearing of what is taken out of nf_tables, by whomever.
+//! Hearing of what is taken out of nf_tables, and of what begins to filter, by whomever.
 
 use std::{
     io,
@@ -47,11 +47,26 @@ impl TableChanges {
     ///
     /// What has been heard is lost.
     pub(crate) async fn removal_from(&mut self, table: &str) -> io::Result<()> {
+        self.news(|datagram| removes(datagram, table)).await
+    }
+
+    /// Waits until there is a new chain, or another policy of one, that sees what is
+    /// forwarded. Changes that were missed are changes.
+    ///
+    /// # Cancellation
+    ///
+    /// What has been heard is lost.
+    pub(crate) async fn forward_chain(&mut self) -> io::Result<()> {
+        self.news(|datagram| Messages(datagram).any(|m| nft::is_forward_chain(m.kind, m.payload)))
+            .await
+    }
+
+    async fn news(&mut self, meant: impl Fn(&[u8]) -> bool) -> io::Result<()> {
         loop {
             let mut ready = self.socket.readable().await?;
             loop {
                 match recv(ready.get_inner().as_fd(), &mut self.buffer[..], RecvFlags::empty()) {
-                    Ok((length, _)) if removes(&self.buffer[..length], table) => return Ok(()),
+                    Ok((length, _)) if meant(&self.buffer[..length]) => return Ok(()),
                     Ok(_) | Err(Errno::INTR) => {}
                     Err(Errno::NOBUFS) => return Ok(()),
                     Err(Errno::AGAIN) => break,
@@ -90,5 +105,28 @@ mod tests {
         both.extend(news(gone, "ours"));
         assert!(removes(&both, "ours"));
         assert!(!removes(&both[..both.len() - 30], "ours"), "it is cut off");
+    }
+
+    #[test]
+    fn only_chains_that_see_what_is_forwarded_are_heard() {
+        let heard = |family: u8, kind: u16, hook: Option<u32>| {
+            let mut message = Message::new(kind, 0, &[family, 0, 0, 0]);
+            message.text(1, "filter").text(3, "chain");
+            if let Some(hook) = hook {
+                message.nest(4, |attributes| {
+                    attributes.be32(1, hook).be32(2, 0);
+                });
+            }
+            let news = message.finish(1);
+            Messages(&news).any(|m| nft::is_forward_chain(m.kind, m.payload))
+        };
+        let made = 0x0a03;
+        for family in [1, 2, 10] {
+            assert!(heard(family, made, Some(2)));
+        }
+        assert!(!heard(7, made, Some(2)), "a bridge's");
+        assert!(!heard(2, made, Some(3)), "of what the host sends");
+        assert!(!heard(2, made, None), "called by another chain");
+        assert!(!heard(2, made + 2, Some(2)), "it is gone");
     }
 }

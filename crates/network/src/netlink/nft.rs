@@ -505,15 +505,21 @@ pub(crate) struct ForwardChain {
 pub(crate) fn forward_chains() -> io::Result<Vec<ForwardChain>> {
     let message = Message::new(GET_CHAIN, 0, &[0, 0, 0, 0]);
     let replies = with_socket(|socket| socket.dump(&message))?;
-    let chains = replies.iter().filter(|reply| reply.kind == NEW_CHAIN).filter_map(|reply| {
-        let routed = matches!(*reply.payload.first()?, NFPROTO_INET | NFPROTO_IPV4 | NFPROTO_IPV6);
-        let attributes = Attributes(reply.payload.get(HEADER..)?);
-        let hook = Attributes(attributes.clone().find(4)?).find(1).and_then(be32_of)?;
-        let drops = attributes.clone().find(5).and_then(be32_of) == Some(0);
-        let name = format!("{} {}", attributes.clone().text(1)?, attributes.text(3)?);
-        (routed && hook == HOOK_FORWARD).then_some(ForwardChain { name, drops })
-    });
-    Ok(chains.collect())
+    Ok(replies.iter().filter_map(|reply| read_forward_chain(reply.kind, &reply.payload)).collect())
+}
+
+/// Reports whether a message tells of a chain that sees what is forwarded.
+pub(super) fn is_forward_chain(kind: u16, payload: &[u8]) -> bool {
+    read_forward_chain(kind, payload).is_some()
+}
+
+fn read_forward_chain(kind: u16, payload: &[u8]) -> Option<ForwardChain> {
+    let routed = matches!(*payload.first()?, NFPROTO_INET | NFPROTO_IPV4 | NFPROTO_IPV6);
+    let attributes = Attributes(payload.get(HEADER..)?);
+    let hook = Attributes(attributes.clone().find(4)?).find(1).and_then(be32_of)?;
+    let drops = attributes.clone().find(5).and_then(be32_of) == Some(0);
+    let name = format!("{} {}", attributes.clone().text(1)?, attributes.text(3)?);
+    (kind == NEW_CHAIN && routed && hook == HOOK_FORWARD).then_some(ForwardChain { name, drops })
 }
 
 fn be32_of(value: &[u8]) -> Option<u32> {

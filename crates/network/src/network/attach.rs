@@ -47,14 +47,18 @@ impl Network {
         Arc::clone(self).settle_attach(request.sandbox_id.clone()).await?;
         let intent = {
             let _known = self.collecting.read().await;
-            let network = Arc::clone(self);
+            let (network, request) = (Arc::clone(self), request.clone());
             blocking("attach", move || network.intend(&request)).await?
         };
         *engine = Some(intent.record.engine);
         match intent.plan {
-            Some(_) => {
-                let network = Arc::clone(self);
-                blocking("attach", move || network.attach_native(intent)).await
+            Some(ref plan) => {
+                let (network, has_firewall) = (Arc::clone(self), plan.has_firewall());
+                let attached = blocking("attach", move || network.attach_native(intent)).await?;
+                if has_firewall {
+                    self.look_for_filter(&request.sandbox_id).await;
+                }
+                Ok(attached)
             }
             None => self.attach_by_programs(intent).await,
         }

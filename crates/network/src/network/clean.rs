@@ -12,7 +12,7 @@ use crate::{
     files::{self, Strength},
     native::{KnownPod, Native, Plan},
     options::check_subnets,
-    records::{Engine, Record},
+    records::{Engine, Firewalled, Record},
 };
 
 /// How long all plugins of a chain may take to collect garbage: new pods wait for it.
@@ -54,7 +54,13 @@ impl Network {
         let mut pods = Vec::new();
         for id in known {
             match self.records.load(id) {
-                Ok(Some(record)) => pods.extend(known_pod(&record)),
+                Ok(Some(record)) => {
+                    let pod = known_pod(&record);
+                    if pod.as_ref().is_some_and(|pod| self.may_be_unfiltered(pod)) {
+                        self.unfiltered.add(id);
+                    }
+                    pods.extend(pod);
+                }
                 Ok(None) => {}
                 Err(error) => tracing::warn!(%error, sandbox_id = %id, "host ports are not known"),
             }
@@ -68,6 +74,14 @@ impl Network {
         let ids = || known.iter().chain(&owing);
         self.results.retain(|id| ids().any(|known| known.as_str() == id))?;
         self.tidy_standard()
+    }
+
+    /// Reports whether a filter that comes, or has come, may not know a pod.
+    fn may_be_unfiltered(&self, pod: &KnownPod) -> bool {
+        let id = &pod.id;
+        pod.plan.has_firewall()
+            && !self.records.is_going(id)
+            && self.records.firewalled(id) != Some(Firewalled::Done)
     }
 
     pub(super) async fn clean_once(self: &Arc<Self>) {

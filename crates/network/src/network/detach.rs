@@ -90,6 +90,15 @@ impl Network {
         };
         *engine = Some(record.engine);
         if record.engine != Engine::Programs {
+            if let Err(error) = self.leave_filter(&record, &list, &runtime).await {
+                // As where programs run: one that fails does not keep the others from going.
+                blocking("detach", move || {
+                    self.native.remove_rules(&record.sandbox_id)?;
+                    Native::remove_links(&record.sandbox_id)
+                })
+                .await?;
+                return Err(error);
+            }
             return blocking("detach", move || match asking {
                 Asking::Detach => self.begin_removal(&record),
                 Asking::Attach | Asking::Recovery => self.remove_native(&record),

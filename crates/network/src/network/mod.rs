@@ -3,6 +3,7 @@
 mod attach;
 mod clean;
 mod detach;
+mod filters;
 mod going;
 mod status;
 mod watch;
@@ -17,7 +18,7 @@ use std::{
 use serde_json::Value;
 use types::SandboxId;
 
-use self::{going::Going, status::StatusMemory};
+use self::{filters::Unfiltered, going::Going, status::StatusMemory};
 use crate::{
     AttachRequest, Attachment, DetachRequest, NetworkError, NetworkFigures, NetworkOptions,
     NetworkStatus, NodeDevice, RecoverReport, Subnet,
@@ -42,6 +43,8 @@ pub struct Network {
     status: StatusMemory,
     /// Pods whose interfaces the kernel takes away.
     going: Going,
+    /// Pods with `firewall` that were made where nothing filters.
+    unfiltered: Unfiltered,
     /// The default network's subnets, as the kubelet has said.
     pod_cidr: Mutex<Option<Vec<Subnet>>>,
     /// Read while an attach writes down what it intends, written while garbage is
@@ -86,6 +89,7 @@ impl Network {
             results,
             status: StatusMemory::default(),
             going: Going::default(),
+            unfiltered: Unfiltered::default(),
             pod_cidr: Mutex::new(clean::read_pod_cidr(&options.cache_dir)),
             collecting: tokio::sync::RwLock::default(),
             figures: Figures::default(),
@@ -259,10 +263,11 @@ impl Network {
     }
 
     /// Makes rules anew at once where another program takes them away: a flush of all, a
-    /// firewall that is loaded again. Never returns, unless the kernel tells no changes; ends
+    /// firewall that is loaded again. Where something begins to filter what is forwarded,
+    /// makes pods with `firewall` known to it by the plugin's program. Never returns; ends
     /// when it is dropped.
     pub async fn keep_rules(self: &Arc<Self>) {
-        self.keep_rules_for_ever().await;
+        tokio::join!(self.keep_rules_for_ever(), self.follow_filters());
     }
 
     /// Notices at once when configurations come, go and change. Never returns, unless the
@@ -396,6 +401,18 @@ impl Network {
         }
         self.records.remove(id)
     }
+}
+
+/// An error with its causes.
+fn chain_text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }
 
 /// Runs on a thread that may wait for the kernel or a disk.

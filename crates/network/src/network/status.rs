@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::{Map, Value, json};
 
-use super::{Chosen, Network, blocking};
+use super::{Chosen, Network, blocking, chain_text};
 use crate::{
     NetworkStatus,
     cni::{self, Loaded, Runtime, Version},
@@ -193,18 +193,6 @@ impl Network {
             "invalid": invalid,
         })
     }
-}
-
-/// An error with its causes.
-fn chain_text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 fn ready(config: Value) -> NetworkStatus {

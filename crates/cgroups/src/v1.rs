@@ -1,6 +1,9 @@
 //! Limits by the files of cgroup v1 (kernel: admin-guide/cgroup-v1).
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use crate::{
     CgroupError, CgroupPath, DeviceKind, DeviceRule, Resources, SkippedLimit,
@@ -12,36 +15,47 @@ use crate::{
 pub(crate) fn create(
     layout: &Layout,
     path: &CgroupPath,
-    made: &mut Vec<std::path::PathBuf>,
+    made: &mut Vec<PathBuf>,
 ) -> Result<(), CgroupError> {
     for hierarchy in &layout.v1 {
-        let is_cpuset = hierarchy.controllers.iter().any(|c| c == "cpuset");
-        let mut dir = hierarchy.mount.clone();
-        for part in path.relative().split('/') {
-            let parent = dir.clone();
-            dir.push(part);
-            if make(&dir)? {
-                made.push(dir.clone());
-            }
-            if is_cpuset {
-                inherit_cpuset(&parent, &dir)?;
+        let dir = hierarchy.mount.join(path.relative());
+        make_below(&hierarchy.mount, &dir, made)?;
+        if hierarchy.controllers.iter().any(|c| c == "cpuset") {
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                inherit(&hierarchy.mount, &dir, file)?;
             }
         }
     }
     Ok(())
 }
 
-/// A new cpuset is empty and takes no process: it gets what its parent has.
-fn inherit_cpuset(parent: &Path, dir: &Path) -> Result<(), CgroupError> {
-    for file in ["cpuset.cpus", "cpuset.mems"] {
-        let own = fs::read_to_string(dir.join(file)).map_err(failed("read", &dir.join(file)))?;
-        if own.trim().is_empty() {
-            let from = parent.join(file);
-            let value = fs::read_to_string(&from).map_err(failed("read", &from))?;
-            set(&dir.join(file), value.trim())?;
+/// Makes a directory below `top`, and its parents only where they are missing: one call in most
+/// hierarchies of most pods.
+fn make_below(top: &Path, dir: &Path, made: &mut Vec<PathBuf>) -> Result<(), CgroupError> {
+    let is_new = match make(dir) {
+        Err(error) if error.is_gone() && dir != top => {
+            make_below(top, dir.parent().unwrap_or(top), made)?;
+            make(dir)?
         }
+        other => other?,
+    };
+    if is_new {
+        made.push(dir.to_owned());
     }
     Ok(())
+}
+
+/// A new cpuset is empty and takes no process: it gets what its parent has.
+fn inherit(top: &Path, dir: &Path, file: &str) -> Result<String, CgroupError> {
+    let path = dir.join(file);
+    let own = fs::read_to_string(&path).map_err(failed("read", &path))?;
+    let own = own.trim();
+    if !own.is_empty() || dir == top {
+        return Ok(own.to_owned());
+    }
+    let parents = inherit(top, dir.parent().unwrap_or(top), file)?;
+    set(&path, &parents)?;
+    Ok(parents)
 }
 
 /// Applies limits to a cgroup that exists.

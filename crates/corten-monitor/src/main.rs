@@ -1,8 +1,8 @@
 //! `corten-monitor`: the parent process of one pod.
 //!
-//! Makes the pod's namespaces, starts its containers and exec sessions, holds their
-//! streams, writes their logs, keeps how they ended. It outlives the daemon: every
-//! answer it owes waits for the next one.
+//! Makes the pod's user namespace and what that owns, starts its containers and exec
+//! sessions, holds their streams, writes their logs, keeps how they ended. It outlives the
+//! daemon: every answer it owes waits for the next one.
 //!
 //! ```text
 //! epoll ─┬─ daemons (requests, at most four connections)      ops.rs, connection.rs

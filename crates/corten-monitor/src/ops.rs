@@ -24,7 +24,8 @@ const PAGE: usize = 64;
 const FEATURES: Features = Features::ATTACH
     .with(Features::PROGRAMS)
     .with(Features::MAPPED_PROGRAMS)
-    .with(Features::LATE_REAPER);
+    .with(Features::LATE_REAPER)
+    .with(Features::GIVEN_NAMESPACES);
 
 impl Monitor {
     /// Does a request.

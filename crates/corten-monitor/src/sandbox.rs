@@ -32,13 +32,19 @@ impl Monitor {
             hostname: wanted.hostname.clone(),
             sysctls: wanted.sysctls.clone(),
         };
-        let handles =
-            launch::make_sandbox_namespaces(&namespaces).map_err(|error| launch_failure(&error))?;
+        let handles = if wanted.given {
+            launch::open_sandbox_namespaces(&namespaces)
+        } else {
+            launch::make_sandbox_namespaces(&namespaces)
+        };
+        let handles = handles.map_err(|error| launch_failure(&error))?;
         if let Some(reaper) = &wanted.reaper {
             match start_reaper(reaper, &handles) {
                 Ok(reaper) => self.reaper = Some(reaper),
                 Err(failure) => {
-                    unpin(&namespaces);
+                    if !wanted.given {
+                        unpin(&namespaces);
+                    }
                     return Err(failure);
                 }
             }
@@ -81,6 +87,10 @@ impl Monitor {
         if self.made.is_some() {
             let text = "the sandbox was made already, differently";
             return Err(Failure::new(FailureKind::AlreadyExists, text));
+        }
+        if wanted.given && wanted.user.is_some() {
+            let text = "the namespaces that a user namespace owns are the monitor's to make";
+            return Err(Failure::new(FailureKind::Invalid, text));
         }
         Self::check_size(wanted)
     }

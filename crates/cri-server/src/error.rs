@@ -28,6 +28,7 @@ fn code(error: &Error) -> Code {
         Error::Spec { .. } => Code::InvalidArgument,
         Error::Monitor { .. }
         | Error::Network { .. }
+        | Error::Namespaces { .. }
         | Error::NetDevices { .. }
         | Error::Cgroup { .. }
         | Error::Snapshot { .. }

@@ -114,6 +114,18 @@ pub enum LaunchError {
         #[source]
         source: io::Error,
     },
+    /// There is no thread to make namespaces in.
+    #[error("failed to run a thread")]
+    Thread(#[source] io::Error),
+    /// A pinned namespace could not be opened.
+    #[error("failed to open the namespace at {path}")]
+    OpenPin {
+        /// Where it should be pinned.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
     /// The ids of a user namespace could not be settled.
     #[error("failed to write the {file} of a user namespace")]
     MapIds {

@@ -61,5 +61,6 @@ pub use program::{ProgramCreate, ProgramLaunch, start_program};
 pub use reaper::{Reaper, ReaperLaunch, start_reaper};
 pub use request::{ContainerLaunch, ExecLaunch, PidNamespace, Placement, Rootfs, Stdio};
 pub use sandbox::{
-    NamespaceHandles, PinnedUser, SandboxNamespaces, make_sandbox_namespaces, unpin,
+    NamespaceHandles, PinnedUser, SandboxNamespaces, make_namespaces_here, make_sandbox_namespaces,
+    open_sandbox_namespaces, unpin,
 };

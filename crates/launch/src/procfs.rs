@@ -25,7 +25,7 @@ impl Kept {
         if self.0.get().is_none()
             && let Ok(mount) = make()
         {
-            // There is one thread: nobody was faster.
+            // Whoever was faster has kept the same.
             let _ = self.0.set(mount);
         }
     }

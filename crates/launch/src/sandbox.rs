@@ -100,6 +100,41 @@ impl SandboxNamespaces {
     }
 }
 
+/// Makes and pins namespaces in the calling thread, which is in them then and should end; `user`
+/// is left aside. The process may have threads.
+///
+/// # Errors
+/// Where it fails, some may be pinned.
+pub fn make_namespaces_here(wanted: &SandboxNamespaces) -> Result<(), LaunchError> {
+    procfs::keep_all();
+    procfs::all().and_then(|proc| make(wanted, &proc)).map_err(LaunchError::Child)?;
+    let kinds = [("net", &wanted.net), ("ipc", &wanted.ipc), ("uts", &wanted.uts)];
+    for (kind, path) in kinds {
+        if let Some(path) = path {
+            pin(&PathBuf::from(format!("/proc/thread-self/ns/{kind}")), path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Opens namespaces that [`make_namespaces_here`] has pinned.
+///
+/// # Errors
+/// Where one is not there.
+pub fn open_sandbox_namespaces(made: &SandboxNamespaces) -> Result<NamespaceHandles, LaunchError> {
+    let open = |path: &Option<PathBuf>| {
+        let Some(path) = path else { return Ok(None) };
+        let failed = |source| LaunchError::OpenPin { path: path.clone(), source };
+        sys::namespace::open(path).map(Some).map_err(failed)
+    };
+    Ok(NamespaceHandles {
+        user: None,
+        net: open(&made.net)?,
+        ipc: open(&made.ipc)?,
+        uts: open(&made.uts)?,
+    })
+}
+
 /// Makes the namespaces in a child, which holds them until they are pinned.
 fn hold_and_pin(
     wanted: &SandboxNamespaces,
@@ -251,7 +286,7 @@ fn pin_all(
     let mut pin_one = |kind: &'static str, path: &Option<PathBuf>| {
         let Some(path) = path else { return Ok(None) };
         let handle = open_namespace(child.pid, kind)?;
-        pin(child.pid, kind, path)?;
+        pin(&namespace_link(child.pid, kind), path)?;
         pinned.push(path.clone());
         Ok(Some(handle))
     };
@@ -281,21 +316,22 @@ fn unpin_all(paths: &[impl AsRef<Path>]) {
 
 /// Opens a namespace of a child that is not reaped, whose number is therefore its own.
 pub(crate) fn open_namespace(pid: Pid, kind: &'static str) -> Result<OwnedFd, LaunchError> {
-    let pid = pid.as_raw_pid();
-    File::open(format!("/proc/{pid}/ns/{kind}"))
-        .map(OwnedFd::from)
-        .map_err(|source| LaunchError::OpenNamespace { kind, pid, source })
+    let failed = |source| LaunchError::OpenNamespace { kind, pid: pid.as_raw_pid(), source };
+    File::open(namespace_link(pid, kind)).map(OwnedFd::from).map_err(failed)
 }
 
-fn pin(pid: Pid, kind: &str, path: &Path) -> Result<(), LaunchError> {
+fn namespace_link(pid: Pid, kind: &str) -> PathBuf {
+    format!("/proc/{}/ns/{kind}", pid.as_raw_pid()).into()
+}
+
+fn pin(namespace: &Path, path: &Path) -> Result<(), LaunchError> {
     let failed = |source| LaunchError::Pin { path: path.to_owned(), source };
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(failed)?;
     }
     let file =
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-    let link = format!("/proc/{}/ns/{kind}", pid.as_raw_pid());
-    let mounted = filesystem::clone_path(Path::new(&link), false)
+    let mounted = filesystem::clone_path(namespace, false)
         .and_then(|tree| filesystem::attach(tree.as_fd(), file.as_fd()));
     mounted.map_err(|source| {
         // Nothing is mounted on it: an empty file of ours.

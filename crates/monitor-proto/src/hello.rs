@@ -25,6 +25,8 @@ impl Features {
     pub const MAPPED_PROGRAMS: Self = Self(1 << 3);
     /// The reaper can be started after the namespaces were made.
     pub const LATE_REAPER: Self = Self(1 << 4);
+    /// The daemon can make the namespaces itself.
+    pub const GIVEN_NAMESPACES: Self = Self(1 << 5);
 
     /// The bits of both.
     #[must_use]

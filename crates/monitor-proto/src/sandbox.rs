@@ -17,6 +17,10 @@ pub struct MakeSandbox {
     /// A new user namespace, which owns the others, or `None` for the node's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<Box<UserRequest>>,
+    /// Whether the namespaces are made and pinned already, where the paths below say; see
+    /// [`crate::Features::GIVEN_NAMESPACES`]. For sandboxes without `user`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub given: bool,
     /// Where to pin a new network namespace, or `None` for the node's.
     #[serde(default)]
     pub net: Option<PathBuf>,

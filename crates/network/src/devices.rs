@@ -5,7 +5,12 @@
 //! They are not taken back: with the pod's namespace the kernel gives hardware back to the node's
 //! first namespace, and removes what exists in software alone. So it is with runc.
 
-use std::{fs::File, io, os::fd::AsFd, path::Path};
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -37,7 +42,7 @@ pub(crate) fn take(netns: &Path, devices: &[NodeDevice]) -> Result<(), NetworkEr
     Ok(())
 }
 
-fn take_one(pod: &File, device: &NodeDevice) -> io::Result<()> {
+fn take_one(pod: &OwnedFd, device: &NodeDevice) -> io::Result<()> {
     let NodeDevice { host_name, name } = device;
     let failed = |text: String| Err(io::Error::other(text));
     let mut node = Routes::open()?;

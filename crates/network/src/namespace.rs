@@ -4,9 +4,8 @@
 //! other thread of the daemon is ever in a pod's namespace.
 
 use std::{
-    fs::File,
     io,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
     thread,
 };
@@ -15,23 +14,15 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::{NetworkError, netlink::route::Routes};
 
-/// The file system of namespace handles (`linux/magic.h`).
-const NSFS_MAGIC: i64 = 0x6e73_6673;
-
 /// Opens a pinned namespace.
-pub(crate) fn open(netns: &Path) -> Result<File, NetworkError> {
-    let failed = |source| NetworkError::Namespace { netns: netns.to_owned(), source };
-    let file = File::open(netns).map_err(failed)?;
-    match is_namespace(&file) {
-        Ok(true) => Ok(file),
-        Ok(false) => Err(failed(io::Error::other("not a namespace: the pin is gone"))),
-        Err(error) => Err(failed(error)),
-    }
+pub(crate) fn open(netns: &Path) -> Result<OwnedFd, NetworkError> {
+    sys::namespace::open(netns)
+        .map_err(|source| NetworkError::Namespace { netns: netns.to_owned(), source })
 }
 
 /// Reports whether a path is a pinned namespace still.
 pub(crate) fn exists(netns: &Path) -> bool {
-    File::open(netns).is_ok_and(|file| is_namespace(&file).unwrap_or(false))
+    sys::namespace::open(netns).is_ok()
 }
 
 /// Runs `work` on a thread of its own inside a network namespace.
@@ -63,8 +54,4 @@ fn loopback_up() -> io::Result<()> {
     let mut routes = Routes::open()?;
     let lo = routes.link("lo")?.ok_or_else(|| io::Error::other("there is no lo"))?;
     routes.set_up(lo.index)
-}
-
-fn is_namespace(file: &File) -> io::Result<bool> {
-    Ok(rustix::fs::fstatfs(file)?.f_type == NSFS_MAGIC)
 }

@@ -2,9 +2,8 @@
 
 use std::{
     collections::HashMap,
-    fs::File,
     io,
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     thread,
 };
@@ -54,7 +53,7 @@ pub fn interface_usage(namespaces: Vec<PathBuf>) -> io::Result<NamespaceUsage> {
     })
 }
 
-fn read(netns: &Path, file: &File) -> Result<Vec<InterfaceUsage>, NetworkError> {
+fn read(netns: &Path, file: &OwnedFd) -> Result<Vec<InterfaceUsage>, NetworkError> {
     let counters = || {
         move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
         Routes::open()?.counters()

@@ -85,6 +85,15 @@ pub enum Error {
         #[source]
         source: Box<network::NetworkError>,
     },
+    /// The namespaces could not be made.
+    #[error("failed to make the namespaces of sandbox {id}")]
+    Namespaces {
+        /// The sandbox.
+        id: String,
+        /// The cause.
+        #[source]
+        source: Box<launch::LaunchError>,
+    },
     /// A container's network devices could not be had.
     #[error("failed to give container {id} its network devices")]
     NetDevices {

@@ -27,6 +27,7 @@ mod interactive;
 mod limits;
 mod log;
 mod names;
+mod namespaces;
 mod parents;
 mod record;
 mod recover;

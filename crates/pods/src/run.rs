@@ -10,12 +10,14 @@ use std::{path::Path, sync::Arc};
 
 use monitor_client::{CgroupPlacement, Failure, Features, MakeSandbox, ReaperRequest, UserRequest};
 use network::{AttachRequest, DetachRequest};
-use rustix::io::Errno;
+use tokio::sync::oneshot;
 use tracing::{info, warn};
 use types::{LinuxResources, NamespaceMode, PidMode, SandboxConfig, SandboxId};
 
 use crate::{
     error::{Error, Result},
+    files::{PodFiles, make_public_dir},
+    namespaces,
     record::{SandboxPhase, SandboxRecord},
     service::{Inner, blocking},
     task::PodTask,
@@ -73,7 +75,7 @@ pub(crate) async fn create(inner: &Arc<Inner>, config: &SandboxConfig) -> Result
     let record = plan(inner, config)?;
     let id = record.id.clone();
     crate::log::name_sandbox(&record);
-    let result = inner.write_sandbox(Arc::new(record.clone())).await;
+    let result = begin(inner, record.clone()).await;
     let _making = inner.index.making(&record);
     let (mut task, queue) = inner.task(record);
     match async {
@@ -98,6 +100,20 @@ pub(crate) async fn create(inner: &Arc<Inner>, config: &SandboxConfig) -> Result
             Err(error)
         }
     }
+}
+
+/// Writes the record, then makes the directories.
+async fn begin(inner: &Arc<Inner>, record: SandboxRecord) -> Result<()> {
+    let inner = inner.clone();
+    blocking(move || {
+        inner.put_sandbox(&record)?;
+        PodFiles::new(&inner.options.state, &record.id).create()?;
+        match record.netns {
+            Some(_) => make_public_dir(&inner.options.netns_dir),
+            None => Ok(()),
+        }
+    })
+    .await
 }
 
 fn plan(inner: &Inner, config: &SandboxConfig) -> Result<SandboxRecord> {
@@ -128,22 +144,26 @@ fn plan(inner: &Inner, config: &SandboxConfig) -> Result<SandboxRecord> {
 }
 
 /// Does all steps; where one fails the caller undoes them. All that were begun have ended then.
+///
+/// The network needs no process of the pod, and the process no network; both need the namespaces.
 async fn build(task: &mut PodTask) -> Result<()> {
-    // What is made meanwhile is the kernel's and the state directory's: of another boot neither
-    // is left.
-    let synced = task.inner.sync_sandbox(task.id());
-    let (synced, prepared) = tokio::join!(synced, prepare(task));
-    let place = prepared?;
-    if let Err(error) = synced {
-        release(place.and_then(|place| place.holder)).await;
-        return Err(error);
-    }
-    // The network needs no process of the pod, and the process no network.
-    let reaper = start_reaper(task, place);
-    let (reaper, attachment) = tokio::join!(reaper, attach(task));
-    let (reaper, attachment) = (reaper?, attachment?);
+    let (tell, told) = oneshot::channel();
+    let (attached, started) = if namespaces::are_plain(&task.record) {
+        let namespaces = namespaces::make(task);
+        let network = network(task, async move {
+            namespaces.await?;
+            // Nobody who waited is no error here.
+            let _ = tell.send(());
+            Ok(true)
+        });
+        tokio::join!(network, start(task, told))
+    } else {
+        let network = network(task, async move { Ok(told.await.is_ok()) });
+        tokio::join!(network, start_and_make(task, tell))
+    };
+    let attachment = attached?;
+    started?;
     task.update(|r| {
-        r.process = r.process.or(reaper);
         r.attachment = attachment;
         r.phase = SandboxPhase::Ready;
     })
@@ -151,30 +171,63 @@ async fn build(task: &mut PodTask) -> Result<()> {
     Ok(())
 }
 
-/// Does all that comes before the network. Gives the place of a reaper that is still to be started.
-async fn prepare(task: &mut PodTask) -> Result<Option<Place>> {
-    make_dirs(task).await?;
-    let files = write_files(task);
-    let (files, place) = tokio::join!(files, make_namespaces(task));
-    let place = place?;
-    if let Err(error) = files {
-        release(place.and_then(|place| place.holder)).await;
-        return Err(error);
+/// Attaches the sandbox once its namespaces are there and its record outlives a power cut: what is
+/// made meanwhile is the kernel's and the state directory's, and of another boot neither is left.
+/// Where the namespaces are told not to come, somebody else has failed. The task is not borrowed.
+fn network<N: Future<Output = Result<bool>>>(
+    task: &PodTask,
+    namespaces: N,
+) -> impl Future<Output = Result<Option<network::Attachment>>> + use<N> {
+    let synced = task.inner.sync_sandbox(task.id());
+    let attached = attach(task);
+    async move {
+        let (synced, are_there) = tokio::join!(synced, namespaces);
+        synced?;
+        if are_there? { attached.await } else { Ok(None) }
     }
-    Ok(place)
 }
 
-async fn make_dirs(task: &PodTask) -> Result<()> {
-    let (files, has_netns) = (task.files.clone(), task.record.netns.is_some());
-    let netns_dir = task.inner.options.netns_dir.clone();
-    blocking(move || {
-        files.create()?;
-        if has_netns {
-            crate::files::make_public_dir(&netns_dir)?;
+/// Starts the monitor and the reaper of a sandbox whose namespaces are made meanwhile, and writes
+/// its files.
+async fn start(task: &mut PodTask, namespaces: oneshot::Receiver<()>) -> Result<()> {
+    let (files, place) = (write_files(task), reaper_place(task));
+    let (spawned, files, place, there) =
+        tokio::join!(spawn_monitor(task), files, place, namespaces);
+    let place = place?;
+    let placement = place.as_ref().map(|place| place.placement.clone());
+    let made = match spawned.and(files) {
+        // Without namespaces it is the network's error that is told.
+        Ok(()) if there.is_err() => Ok(()),
+        Ok(()) => ask_for_namespaces(task, true, placement).await,
+        Err(error) => Err(error),
+    };
+    release(place.and_then(|place| place.holder)).await;
+    made
+}
+
+/// Starts the monitor, has it make the namespaces, which it tells, and start the reaper; and writes
+/// the sandbox's files.
+async fn start_and_make(task: &mut PodTask, tell: oneshot::Sender<()>) -> Result<()> {
+    let (files, place) = (write_files(task), reaper_place(task));
+    let (spawned, files, place) = tokio::join!(spawn_monitor(task), files, place);
+    let place = place?;
+    let is_late = task.handle.monitor().is_some_and(|m| m.features().has(Features::LATE_REAPER));
+    let placement = place.as_ref().filter(|_| !is_late).map(|place| place.placement.clone());
+    let made = match spawned.and(files) {
+        Ok(()) => ask_for_namespaces(task, false, placement).await,
+        Err(error) => Err(error),
+    };
+    if made.is_ok() {
+        // Nobody who waited is no error here.
+        let _ = tell.send(());
+    }
+    match (made, place) {
+        (Ok(()), Some(place)) if is_late => start_reaper(task, place).await,
+        (made, place) => {
+            release(place.and_then(|place| place.holder)).await;
+            made
         }
-        Ok(())
-    })
-    .await
+    }
 }
 
 /// Writes what needs no network; the task is not borrowed.
@@ -222,48 +275,27 @@ async fn spawn_monitor(task: &mut PodTask) -> Result<()> {
     Ok(())
 }
 
-/// Starts the monitor while the reaper's cgroup is made, and has it make the namespaces. Gives the
-/// place of a reaper that is still to be started.
-async fn make_namespaces(task: &mut PodTask) -> Result<Option<Place>> {
-    let place = reaper_place(task);
-    let (spawned, place) = tokio::join!(spawn_monitor(task), place);
-    let place = place?;
-    let is_late = task.handle.monitor().is_some_and(|m| m.features().has(Features::LATE_REAPER));
-    let placement = place.as_ref().filter(|_| !is_late).map(|place| place.placement.clone());
-    let made = match spawned {
-        Ok(()) => ask_for_namespaces(task, placement).await,
-        Err(error) => Err(error),
+/// Has the monitor start the reaper.
+async fn start_reaper(task: &mut PodTask, place: Place) -> Result<()> {
+    let started = match task.handle.monitor() {
+        Some(monitor) => monitor.start_reaper(ReaperRequest { cgroup: place.placement }).await,
+        None => return Err(Error::Stopping),
     };
-    match (made, place) {
-        (Ok(()), Some(place)) if is_late => Ok(Some(place)),
-        (made, place) => {
-            release(place.and_then(|place| place.holder)).await;
-            made.map(|()| None)
-        }
-    }
+    release(place.holder).await;
+    let made = started.map_err(|source| Error::Monitor {
+        what: format!("start the process of sandbox {}", task.id()),
+        source: Box::new(source),
+    })?;
+    know_process(task, made.reaper_pid);
+    Ok(())
 }
 
-/// Has the monitor start the reaper, where that is still to be done; the task is not borrowed.
-fn start_reaper(
-    task: &PodTask,
-    place: Option<Place>,
-) -> impl Future<Output = Result<Option<i32>>> + use<> {
-    let (inner, record, monitor) = (task.inner.clone(), task.record.clone(), task.handle.monitor());
-    async move {
-        let Some(Place { placement, holder }) = place else { return Ok(None) };
-        let started = match monitor {
-            Some(monitor) => monitor.start_reaper(ReaperRequest { cgroup: placement }).await,
-            None => return Err(Error::Stopping),
-        };
-        release(holder).await;
-        let made = started.map_err(|source| Error::Monitor {
-            what: format!("start the process of sandbox {}", record.id),
-            source: Box::new(source),
-        })?;
-        let told = SandboxRecord { process: made.reaper_pid, ..(*record).clone() };
-        inner.index.update_making(&Arc::new(told));
-        Ok(made.reaper_pid)
-    }
+/// Tells of the sandbox's own process before the sandbox is ready.
+fn know_process(task: &mut PodTask, process: Option<i32>) {
+    let mut record = (*task.record).clone();
+    record.process = process;
+    task.record = Arc::new(record);
+    task.inner.index.update_making(&task.record);
 }
 
 /// Makes the cgroup of the sandbox's own process, the reaper, where it has one; the task is not borrowed.
@@ -280,26 +312,33 @@ fn reaper_place(task: &PodTask) -> impl Future<Output = Result<Option<Place>>> +
     }
 }
 
-async fn ask_for_namespaces(task: &mut PodTask, reaper: Option<CgroupPlacement>) -> Result<()> {
+/// Has the monitor make the namespaces, or open those that are given, and start the reaper.
+async fn ask_for_namespaces(
+    task: &mut PodTask,
+    given: bool,
+    reaper: Option<CgroupPlacement>,
+) -> Result<()> {
     let namespaces = &task.record.config.security.namespaces;
-    let own_ipc = namespaces.ipc == NamespaceMode::Pod;
-    let own_net = task.record.netns.is_some();
+    let monitor = task.handle.monitor().ok_or(Error::Stopping)?;
+    if given && !monitor.features().has(Features::GIVEN_NAMESPACES) {
+        let text = "corten-monitor is of an earlier release than the daemon: install them together";
+        return Err(Error::WrongState(text.to_owned()));
+    }
+    let wanted = namespaces::wanted(task)?;
     let request = MakeSandbox {
         sandbox: task.id().clone(),
         user: namespaces
             .user
             .clone()
             .map(|mappings| Box::new(UserRequest { pin: task.files.user_ns(), mappings })),
-        net: task.record.netns.clone(),
-        ipc: own_ipc.then(|| task.files.ipc_ns()),
-        // The node's UTS namespace goes with the node's network.
-        uts: own_net.then(|| task.files.uts_ns()),
-        hostname: hostname(&task.record.config),
-        sysctls: container_spec::sysctls(&task.record.config)
-            .map_err(|e| Error::Invalid(telemetry::chain(&e)))?,
+        given,
+        net: wanted.net,
+        ipc: wanted.ipc,
+        uts: wanted.uts,
+        hostname: wanted.hostname,
+        sysctls: wanted.sysctls,
         reaper: reaper.map(|cgroup| ReaperRequest { cgroup }),
     };
-    let monitor = task.handle.monitor().ok_or(Error::Stopping)?;
     let made = monitor.make_sandbox(request).await.map_err(|source| {
         let what = format!("make the namespaces of sandbox {}", task.id());
         match source.failure().filter(|failure| is_bad_sysctl(failure)) {
@@ -307,24 +346,42 @@ async fn ask_for_namespaces(task: &mut PodTask, reaper: Option<CgroupPlacement>)
             None => Error::Monitor { what, source: Box::new(source) },
         }
     })?;
-    let mut record = (*task.record).clone();
-    record.process = made.reaper_pid;
-    task.record = Arc::new(record);
-    task.inner.index.update_making(&task.record);
+    know_process(task, made.reaper_pid);
     Ok(())
 }
 
 /// Whether a kernel parameter is none here, or does not take the value that was asked for.
 fn is_bad_sysctl(failure: &Failure) -> bool {
-    let refused = [Errno::NOENT, Errno::INVAL].map(Errno::raw_os_error);
-    failure.step.as_deref() == Some("sysctl") && failure.errno.is_some_and(|e| refused.contains(&e))
+    failure.step.as_deref() == Some("sysctl") && namespaces::is_bad_value(failure.errno)
 }
 
-async fn attach(task: &PodTask) -> Result<Option<network::Attachment>> {
-    let Some(netns) = task.record.netns.clone() else { return Ok(None) };
-    let config = &task.record.config;
-    let request = AttachRequest {
-        sandbox_id: task.id().clone(),
+/// Attaches the sandbox to its network, where it has one, and writes `hosts`; the task is not
+/// borrowed.
+fn attach(task: &PodTask) -> impl Future<Output = Result<Option<network::Attachment>>> + use<> {
+    let (inner, files, record) = (task.inner.clone(), task.files.clone(), task.record.clone());
+    async move {
+        let Some(request) = attach_request(&record) else { return Ok(None) };
+        let attached = inner.services.network.attach(&request).await;
+        let attachment = attached.map_err(|source| Error::Network {
+            what: "set up",
+            id: record.id.to_string(),
+            source: Box::new(source),
+        })?;
+        let ips = attachment.ips.clone();
+        blocking(move || {
+            let text = container_spec::files::hosts(&hostname(&record.config), &ips);
+            files.write_public(&files.hosts(), &text)?;
+            files.give(owner(&record.config))
+        })
+        .await?;
+        Ok(Some(attachment))
+    }
+}
+
+fn attach_request(record: &SandboxRecord) -> Option<AttachRequest> {
+    let (netns, config) = (record.netns.clone()?, &record.config);
+    Some(AttachRequest {
+        sandbox_id: record.id.clone(),
         netns,
         namespace: config.metadata.namespace.clone(),
         name: config.metadata.name.clone(),
@@ -335,19 +392,7 @@ async fn attach(task: &PodTask) -> Result<Option<network::Attachment>> {
         cgroup_parent: config.cgroup_parent.clone(),
         hostname: config.hostname.clone(),
         handler: config.runtime_handler.clone(),
-    };
-    let attachment = task.inner.services.network.attach(&request).await.map_err(|source| {
-        Error::Network { what: "set up", id: task.id().to_string(), source: Box::new(source) }
-    })?;
-    let (files, record) = (task.files.clone(), task.record.clone());
-    let ips = attachment.ips.clone();
-    blocking(move || {
-        let text = container_spec::files::hosts(&hostname(&record.config), &ips);
-        files.write_public(&files.hosts(), &text)?;
-        files.give(owner(&record.config))
     })
-    .await?;
-    Ok(Some(attachment))
 }
 
 /// A cgroup to place a process in.

@@ -391,15 +391,11 @@ impl Inner {
         }
     }
 
-    pub(crate) async fn write_sandbox(self: &Arc<Self>, record: Arc<SandboxRecord>) -> Result<()> {
-        let inner = self.clone();
-        blocking(move || {
-            inner
-                .sandbox_store
-                .put(record.id.as_str(), &*record, Durability::Process)
-                .map_err(|source| Error::Record { what: format!("sandbox {}", record.id), source })
-        })
-        .await
+    /// Writes a sandbox's record for the first time.
+    pub(crate) fn put_sandbox(&self, record: &SandboxRecord) -> Result<()> {
+        self.sandbox_store
+            .put(record.id.as_str(), record, Durability::Process)
+            .map_err(|source| Error::Record { what: format!("sandbox {}", record.id), source })
     }
 
     /// Makes a sandbox's record outlive a power cut; nothing is borrowed.

@@ -148,6 +148,7 @@ impl Snapshots {
     fn out_of_use(&self, keep: &HashSet<DiffId>) -> Vec<(DiffId, Seal, Hidden)> {
         let mut known = self.inner.known();
         let known = &mut *known;
+        known.files.forget();
         let below = known.actives.values().flatten().flatten();
         let used: HashSet<DiffId> = below.chain(known.held.values().flatten()).copied().collect();
         let gone = known.layers.extract_if(.., |id, _| {

@@ -22,6 +22,7 @@
 mod active;
 mod error;
 mod layer;
+mod remembered;
 mod sealing;
 mod store;
 mod verify;

@@ -20,7 +20,7 @@ use rustix::fs::{Mode, OFlags};
 use state::Store;
 use types::{ContainerId, DiffId, Digest};
 
-use crate::{Filesystem, SnapshotError, Usage, sealing::Sealing};
+use crate::{Filesystem, SnapshotError, Usage, remembered::Remembered, sealing::Sealing};
 
 /// The version of the records on disk.
 const RECORD_VERSION: u32 = 1;
@@ -73,6 +73,8 @@ pub(crate) struct Known {
     /// Layers that containers use beside their own.
     pub(crate) held: BTreeMap<ContainerId, Vec<DiffId>>,
     pub(crate) pins: HashMap<DiffId, usize>,
+    /// Files of images that were looked at.
+    pub(crate) files: Remembered,
 }
 
 impl Known {

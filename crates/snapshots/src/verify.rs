@@ -65,6 +65,7 @@ impl Snapshots {
         let mut known = self.inner.known();
         self.inner.seals.remove(&id.0.hex()).map_err(SnapshotError::Record)?;
         known.layers.remove(id);
+        known.files.forget();
         self.inner.put_aside(&known, id)
     }
 

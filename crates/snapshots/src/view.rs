@@ -6,6 +6,7 @@ use std::{
     io::{self, Read},
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rustix::{
@@ -20,7 +21,7 @@ use rustix::{
 use sys::namespace::NewNamespaces;
 use types::DiffId;
 
-use crate::{SnapshotError, Snapshots, active::check, store::open_dir};
+use crate::{SnapshotError, Snapshots, active::check, remembered::Content, store::open_dir};
 
 impl Snapshots {
     /// Mounts `layers`, lowest first, read-only and detached: no path leads to it,
@@ -90,10 +91,10 @@ impl Snapshots {
         max_len: usize,
     ) -> Result<Option<Vec<u8>>, SnapshotError> {
         let [content] = self.view_files(layers, [path], max_len)?;
-        Ok(content)
+        Ok(content.map(|bytes| bytes.to_vec()))
     }
 
-    /// The same for some files, with one mount for all of them.
+    /// The same for some files, with one mount for all of them. Small ones are kept in memory.
     ///
     /// # Errors
     /// As [`Snapshots::view_file`].
@@ -102,13 +103,39 @@ impl Snapshots {
         layers: &[DiffId],
         paths: [&Path; N],
         max_len: usize,
-    ) -> Result<[Option<Vec<u8>>; N], SnapshotError> {
+    ) -> Result<[Option<Arc<[u8]>>; N], SnapshotError> {
+        let begun = {
+            let known = self.inner.known();
+            check(layers, |layer| known.layers.contains_key(layer))?;
+            let kept = paths.map(|path| known.files.get(layers, path));
+            if kept.iter().all(Option::is_some) {
+                return within(paths, kept.map(Option::flatten), max_len);
+            }
+            known.files.generation()
+        };
         let view = self.open_view(layers)?;
         let mut contents = [const { None }; N];
         for (path, content) in paths.into_iter().zip(&mut contents) {
-            *content = read_file(&view, path, max_len)?;
+            *content = read_file(&view, path, max_len)?.map(Arc::from);
+        }
+        let mut known = self.inner.known();
+        for (path, content) in paths.into_iter().zip(&contents) {
+            known.files.keep(begun, layers, path, content);
         }
         Ok(contents)
+    }
+}
+
+/// Refuses a file that is longer than it may be.
+fn within<const N: usize>(
+    paths: [&Path; N],
+    contents: [Content; N],
+    max: usize,
+) -> Result<[Content; N], SnapshotError> {
+    let is_long = |content: &Content| content.as_ref().is_some_and(|bytes| bytes.len() > max);
+    match contents.iter().position(is_long) {
+        Some(at) => Err(SnapshotError::TooLong { path: paths[at].to_owned(), max }),
+        None => Ok(contents),
     }
 }
 

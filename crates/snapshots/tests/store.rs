@@ -224,6 +224,15 @@ fn files_are_viewed_through_all_layers_and_never_outside() {
     assert_eq!(store.view_file(&[id(1)], Path::new("etc/passwd"), 10).unwrap().unwrap(), b"lower");
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!mounts.contains(&*dir.path().to_string_lossy()), "nothing is in the host's table");
+    // What is healed is read anew.
+    store.forget_layer(&id(1)).unwrap();
+    let gone = store.view_file(&[id(1)], Path::new("etc/passwd"), 10);
+    assert!(matches!(gone, Err(SnapshotError::MissingLayer(_))));
+    put(&store, 1, |root| {
+        fs::create_dir(root.join("etc")).unwrap();
+        fs::write(root.join("etc/passwd"), "healed").unwrap();
+    });
+    assert_eq!(store.view_file(&[id(1)], Path::new("etc/passwd"), 10).unwrap().unwrap(), b"healed");
 }
 
 /// Overlayfs heeds the mark in every directory but the root.

@@ -1,8 +1,14 @@
-//! New namespaces for the calling process.
+//! New namespaces for the calling thread, and handles of those that are pinned.
 
+use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use rustix::thread::UnshareFlags;
+
+/// The file system of namespace handles (`linux/magic.h`).
+const NSFS_MAGIC: i64 = 0x6e73_6673;
 
 /// Namespaces to be made; descriptor tables and memory are never unshared here.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -39,4 +45,16 @@ pub fn unshare(new: NewNamespaces) -> io::Result<()> {
     // SAFETY: unsafe for CLONE_FILES alone, which is not among these flags.
     unsafe { rustix::thread::unshare_unsafe(flags) }?;
     Ok(())
+}
+
+/// Opens a namespace that is pinned at a path.
+///
+/// # Errors
+/// The kernel's, and where something else is there.
+pub fn open(pin: &Path) -> io::Result<OwnedFd> {
+    let file = File::open(pin)?;
+    if rustix::fs::fstatfs(&file)?.f_type == NSFS_MAGIC {
+        return Ok(file.into());
+    }
+    Err(io::Error::other("not a namespace: the pin is gone"))
 }

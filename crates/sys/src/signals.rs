@@ -26,6 +26,38 @@ pub fn reset() -> io::Result<()> {
     Ok(())
 }
 
+/// All signals are blocked for the calling thread as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Blocked {
+    before: libc::sigset_t,
+    /// The mask is the thread's.
+    _here: std::marker::PhantomData<*const ()>,
+}
+
+impl Blocked {
+    pub(crate) fn all() -> io::Result<Self> {
+        let (mut all, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit());
+        // SAFETY: sigfillset initialises the one set, the call the other where it succeeds.
+        let before = unsafe {
+            libc::sigfillset(all.as_mut_ptr());
+            match libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) {
+                0 => before.assume_init(),
+                errno => return Err(io::Error::from_raw_os_error(errno)),
+            }
+        };
+        Ok(Self { before, _here: std::marker::PhantomData })
+    }
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        // SAFETY: the set was initialised by the kernel; the old one is not asked for.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, ptr::null_mut());
+        }
+    }
+}
+
 /// The highest signal of Linux on every architecture that we build for.
 const LAST_SIGNAL: libc::c_int = 64;
 

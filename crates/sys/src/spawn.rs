@@ -1,19 +1,19 @@
 //! A program started in its cgroups, by a process that may have threads.
 //!
-//! The child of such a process may call nothing that takes a lock or allocates: another thread
-//! may have held that lock, and is not there to let it go. All that the child needs is therefore
-//! made before the clone, and it does nothing but system calls until execve.
+//! The child runs in its parent's memory, beside the other threads: it may call nothing that takes
+//! a lock or allocates. All that the child needs is therefore made before the clone, and it does
+//! nothing but system calls until execve.
 
+use std::cell::Cell;
 use std::ffi::{CStr, CString};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Pid;
 
-use crate::clone::{self, CloneArgs, Cloned};
+use crate::clone::{self, CloneArgs};
 use crate::exec::StringArray;
 
 /// A program to be started.
@@ -59,40 +59,30 @@ pub enum SpawnError {
 /// Where it fails no process is left.
 pub fn spawn(program: &Program<'_>) -> Result<(Pid, OwnedFd), SpawnError> {
     let places = places(program.procs_files).map_err(SpawnError::Clone)?;
-    let (report, childs_end) =
-        pipe_with(PipeFlags::CLOEXEC).map_err(|errno| SpawnError::Clone(errno.into()))?;
     // Above 2, where nothing is about to be replaced.
     let moved = |fd: BorrowedFd<'_>| {
         rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(|errno| SpawnError::Clone(errno.into()))
     };
     let [stdin, stdout, stderr] = program.stdio;
     let stdio = [moved(stdin)?, moved(stdout)?, moved(stderr)?];
-    let voice = moved(std::os::fd::AsFd::as_fd(&childs_end))?;
     let child = Child {
         program,
         places: &places,
         stdio: stdio.each_ref().map(AsRawFd::as_raw_fd),
-        voice: voice.as_raw_fd(),
+        failure: Cell::new(None),
     };
     let args = CloneArgs { into_cgroup: program.into_cgroup, ..CloneArgs::default() };
-    // SAFETY: `run` keeps to system calls and does not return.
-    let cloned = unsafe { clone::clone_unchecked(&args) }.map_err(SpawnError::Clone)?;
-    let (pid, pidfd) = match cloned {
-        Cloned::Child(_) => child.run(),
-        Cloned::Parent { pid, pidfd } => (pid, pidfd),
-    };
-    drop((childs_end, voice));
-    let mut said = Vec::new();
-    let heard = std::fs::File::from(report).read_to_end(&mut said);
-    match heard.map_err(SpawnError::Clone).and_then(|_| understand(&said, program)) {
-        Ok(()) => Ok((pid, pidfd)),
-        Err(error) => {
-            // It has ended, or does so now.
-            let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
-            let _ = crate::pidfd::wait_and_reap(&pidfd);
-            Err(error)
-        }
-    }
+    // SAFETY: `run` keeps to system calls, and resets handlers before it unblocks signals.
+    let cloned = unsafe { clone::clone_sharing_memory(&args, &|| child.run()) };
+    let (pid, pidfd) = cloned.map_err(SpawnError::Clone)?;
+    let Some((at, errno)) = child.failure.get() else { return Ok((pid, pidfd)) };
+    // It has ended, or does so now.
+    let _ = crate::pidfd::wait_and_reap(&pidfd);
+    let source = io::Error::from_raw_os_error(errno);
+    Err(match program.procs_files.get(at) {
+        Some(path) => SpawnError::Place { path: path.clone(), source },
+        None => SpawnError::Execute(source),
+    })
 }
 
 /// The names of a cgroup's files: the one of v1 hierarchies, and the one that all have.
@@ -111,62 +101,39 @@ fn places(procs_files: &[PathBuf]) -> io::Result<Vec<Place>> {
         .collect()
 }
 
-/// What the child says of its failure: the place that it could not enter, or the number of all
-/// places where it was another step, and the kernel's error number.
-const REPORT_BYTES: usize = 8;
-
-fn understand(said: &[u8], program: &Program<'_>) -> Result<(), SpawnError> {
-    let number = |from: usize| {
-        let bytes = said.get(from..from + 4).and_then(|bytes| bytes.try_into().ok());
-        bytes.map_or(0, i32::from_ne_bytes)
-    };
-    if said.is_empty() {
-        return Ok(());
-    }
-    let source = io::Error::from_raw_os_error(number(4));
-    match usize::try_from(number(0)).ok().and_then(|at| program.procs_files.get(at)) {
-        Some(path) => Err(SpawnError::Place { path: path.clone(), source }),
-        None => Err(SpawnError::Execute(source)),
-    }
-}
-
-/// What the child works with.
+/// What the child works with, and says.
 struct Child<'a> {
     program: &'a Program<'a>,
     places: &'a [Place],
     stdio: [RawFd; 3],
-    voice: RawFd,
+    /// The place that it could not enter, or the number of all places where it was another step,
+    /// and the kernel's error number.
+    failure: Cell<Option<(usize, i32)>>,
 }
 
 impl Child<'_> {
-    /// Does system calls only, and does not return.
-    fn run(&self) -> ! {
+    /// Does system calls only. Where it comes back, it has failed.
+    fn run(&self) {
         for (at, place) in self.places.iter().enumerate() {
             if !enter(place) {
-                self.fail(at);
+                return self.fail(at);
             }
         }
         for (from, to) in self.stdio.into_iter().zip(0..) {
             // SAFETY: takes integers. Nobody uses what is replaced: the process executes or ends.
             if unsafe { libc::dup2(from, to) } < 0 {
-                self.fail(self.places.len());
+                return self.fail(self.places.len());
             }
         }
         if crate::signals::reset().is_ok() {
             drop(crate::exec::execve(self.program.path, self.program.args, self.program.env));
         }
-        self.fail(self.places.len())
+        self.fail(self.places.len());
     }
 
-    fn fail(&self, at: usize) -> ! {
+    fn fail(&self, at: usize) {
         let errno = io::Error::last_os_error().raw_os_error().unwrap_or_default();
-        let mut report = [0; REPORT_BYTES];
-        let (place, cause) = report.split_at_mut(REPORT_BYTES / 2);
-        place.copy_from_slice(&i32::try_from(at).unwrap_or(i32::MAX).to_ne_bytes());
-        cause.copy_from_slice(&errno.to_ne_bytes());
-        // SAFETY: the buffer is as long as is said.
-        unsafe { libc::write(self.voice, report.as_ptr().cast(), report.len()) };
-        clone::exit_now(1)
+        self.failure.set(Some((at, errno)));
     }
 }
 
@@ -186,7 +153,10 @@ fn enter(place: &Place) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
     use std::os::fd::AsFd;
+
+    use rustix::pipe::{PipeFlags, pipe_with};
 
     use super::*;
 

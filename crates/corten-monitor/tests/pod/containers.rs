@@ -1,5 +1,8 @@
 //! Starting, ending, signals, namespaces.
 
+use std::os::unix::fs::MetadataExt;
+
+use launch::SandboxNamespaces;
 use monitor_client::{
     CgroupPlacement, ContainerPhase, ContainerPid, Event, FailureKind, Features, MakeSandbox,
     Notice, ReaperRequest,
@@ -166,6 +169,48 @@ async fn the_reaper_may_come_after_the_namespaces() {
     assert_ne!(joined, own);
     pod.end().await;
     assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+}
+
+#[tokio::test]
+async fn namespaces_that_are_given_are_those_of_the_pod() {
+    let ground = Ground::new();
+    let mut pod = ground.spawn().await;
+    assert!(pod.monitor.features().has(Features::GIVEN_NAMESPACES));
+    let wanted = MakeSandbox { given: true, ..ground.sandbox() };
+    let error = pod.monitor.make_sandbox(wanted.clone()).await.expect_err("nothing is pinned");
+    assert!(error.is_kind(FailureKind::Launch), "{error}");
+    let made = SandboxNamespaces {
+        user: None,
+        net: wanted.net.clone(),
+        ipc: wanted.ipc.clone(),
+        uts: wanted.uts.clone(),
+        hostname: wanted.hostname.clone(),
+        sysctls: wanted.sysctls.clone(),
+    };
+    let thread = std::thread::spawn(move || launch::make_namespaces_here(&made));
+    thread.join().expect("joined").expect("made");
+    // The thread was in them, this one is not.
+    let own = std::fs::read_to_string("/proc/sys/kernel/hostname").expect("read");
+    assert_ne!(own.trim(), "corten-pod");
+    let pid = pod.monitor.make_sandbox(wanted).await.expect("made").reaper_pid.expect("a reaper");
+    let of = |kind: &str, file: &str| {
+        let joined = std::fs::metadata(format!("/proc/{pid}/ns/{kind}")).expect("read").ino();
+        assert_eq!(joined, std::fs::metadata(ground.path(file)).expect("read").ino(), "{kind}");
+    };
+    of("net", "ns/net");
+    of("ipc", "ns/ipc");
+    of("uts", "ns/uts");
+    let script = "hostname; cat /proc/sys/net/ipv4/ip_unprivileged_port_start";
+    let container = ground.container(script);
+    change_spec(&container, |spec| {
+        let namespaces = spec["linux"]["namespaces"].as_array_mut().expect("a list");
+        for (kind, file) in [("network", "ns/net"), ("uts", "ns/uts")] {
+            namespaces.push(serde_json::json!({ "type": kind, "path": ground.path(file) }));
+        }
+    });
+    assert_eq!(pod.run(&container).await.code, 0);
+    assert_eq!(ground.log(&container.id), ["stdout F corten-pod", "stdout F 80"]);
+    pod.end().await;
 }
 
 #[tokio::test]

@@ -130,6 +130,7 @@ impl Ground {
     /// The sandbox with every namespace of its own.
     pub fn sandbox(&self) -> MakeSandbox {
         MakeSandbox {
+            given: false,
             user: None,
             sandbox: self.sandbox.clone(),
             net: Some(self.path("ns/net")),

@@ -26,6 +26,15 @@ struct Intent {
     record: Record,
 }
 
+/// What the first step of an attach has come to.
+#[derive(Debug)]
+enum Begun {
+    /// This process has run the chain.
+    Done { engine: Engine, has_firewall: bool, attached: Result<Attachment, NetworkError> },
+    /// Programs are to run it.
+    Programs(Box<Intent>),
+}
+
 impl Network {
     pub(super) async fn attach_all(
         self: Arc<Self>,
@@ -45,22 +54,28 @@ impl Network {
     ) -> Result<Attachment, NetworkError> {
         // What an earlier attempt left would be in the way, and its record overwritten.
         Arc::clone(self).settle_attach(request.sandbox_id.clone()).await?;
-        let intent = {
-            let _known = self.collecting.read().await;
-            let (network, request) = (Arc::clone(self), request.clone());
-            blocking("attach", move || network.intend(&request)).await?
-        };
-        *engine = Some(intent.record.engine);
-        match intent.plan {
-            Some(ref plan) => {
-                let (network, has_firewall) = (Arc::clone(self), plan.has_firewall());
-                let attached = blocking("attach", move || network.attach_native(intent)).await?;
-                if has_firewall {
-                    self.look_for_filter(&request.sandbox_id).await;
+        let sandbox_id = request.sandbox_id.clone();
+        let known = Arc::clone(&self.collecting).read_owned().await;
+        let network = Arc::clone(self);
+        let begun = blocking("attach", move || {
+            let intent = network.intend(&request)?;
+            drop(known);
+            let Some(plan) = &intent.plan else { return Ok(Begun::Programs(Box::new(intent))) };
+            let (engine, has_firewall) = (intent.record.engine, plan.has_firewall());
+            Ok(Begun::Done { engine, has_firewall, attached: network.attach_native(intent) })
+        });
+        match begun.await? {
+            Begun::Done { engine: ours, has_firewall, attached } => {
+                *engine = Some(ours);
+                if attached.is_ok() && has_firewall {
+                    self.look_for_filter(&sandbox_id).await;
                 }
-                Ok(attached)
+                attached
             }
-            None => self.attach_by_programs(intent).await,
+            Begun::Programs(intent) => {
+                *engine = Some(intent.record.engine);
+                self.attach_by_programs(*intent).await
+            }
         }
     }
 

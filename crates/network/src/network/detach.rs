@@ -68,11 +68,14 @@ impl Network {
         if asking != Asking::Detach {
             self.going.cancel(&id);
         }
-        let mut record = match self.load(id.clone()).await {
+        let (network, sandbox_id) = (Arc::clone(&self), id.clone());
+        let loaded = blocking("detach", move || match network.records.load(&sandbox_id)? {
+            None => network.settle_unrecorded(&sandbox_id, asking).map(|()| None),
+            record => Ok(record),
+        });
+        let mut record = match loaded.await {
             Ok(Some(record)) => record,
-            Ok(None) => {
-                return blocking("detach", move || self.settle_unrecorded(&id, asking)).await;
-            }
+            Ok(None) => return Ok(()),
             Err(damage @ NetworkError::DamagedRecord { .. }) => {
                 self.salvage(id.clone(), &damage).await?
             }

@@ -49,7 +49,7 @@ pub struct Network {
     pod_cidr: Mutex<Option<Vec<Subnet>>>,
     /// Read while an attach writes down what it intends, written while garbage is
     /// collected: what begins meanwhile would not be known to be valid.
-    collecting: tokio::sync::RwLock<()>,
+    collecting: Arc<tokio::sync::RwLock<()>>,
     figures: Figures,
 }
 
@@ -91,7 +91,7 @@ impl Network {
             going: Going::default(),
             unfiltered: Unfiltered::default(),
             pod_cidr: Mutex::new(clean::read_pod_cidr(&options.cache_dir)),
-            collecting: tokio::sync::RwLock::default(),
+            collecting: Arc::default(),
             figures: Figures::default(),
             options,
         }))

@@ -163,11 +163,27 @@ async fn build(task: &mut PodTask) -> Result<()> {
     };
     let attachment = attached?;
     started?;
-    task.update(|r| {
-        r.attachment = attachment;
-        r.phase = SandboxPhase::Ready;
+    let mut record = (*task.record).clone();
+    record.attachment = attachment;
+    record.phase = SandboxPhase::Ready;
+    finish(task, Arc::new(record)).await
+}
+
+/// Writes the file that names the sandbox's addresses, then that the sandbox is ready.
+async fn finish(task: &mut PodTask, record: Arc<SandboxRecord>) -> Result<()> {
+    let (inner, files, ready) = (task.inner.clone(), task.files.clone(), record.clone());
+    blocking(move || {
+        if let Some(attachment) = &ready.attachment {
+            let text = container_spec::files::hosts(&hostname(&ready.config), &attachment.ips);
+            files.write_public(&files.hosts(), &text)?;
+            files.give(owner(&ready.config))?;
+        }
+        inner.keep_sandbox_here(&ready);
+        Ok(())
     })
-    .await;
+    .await?;
+    task.record = record;
+    task.inner.index.publish_sandbox(task.record.clone(), task.handle.clone());
     Ok(())
 }
 
@@ -355,26 +371,17 @@ fn is_bad_sysctl(failure: &Failure) -> bool {
     failure.step.as_deref() == Some("sysctl") && namespaces::is_bad_value(failure.errno)
 }
 
-/// Attaches the sandbox to its network, where it has one, and writes `hosts`; the task is not
-/// borrowed.
+/// Attaches the sandbox to its network, where it has one; the task is not borrowed.
 fn attach(task: &PodTask) -> impl Future<Output = Result<Option<network::Attachment>>> + use<> {
-    let (inner, files, record) = (task.inner.clone(), task.files.clone(), task.record.clone());
+    let (inner, record) = (task.inner.clone(), task.record.clone());
     async move {
         let Some(request) = attach_request(&record) else { return Ok(None) };
         let attached = inner.services.network.attach(&request).await;
-        let attachment = attached.map_err(|source| Error::Network {
+        attached.map(Some).map_err(|source| Error::Network {
             what: "set up",
             id: record.id.to_string(),
             source: Box::new(source),
-        })?;
-        let ips = attachment.ips.clone();
-        blocking(move || {
-            let text = container_spec::files::hosts(&hostname(&record.config), &ips);
-            files.write_public(&files.hosts(), &text)?;
-            files.give(owner(&record.config))
         })
-        .await?;
-        Ok(Some(attachment))
     }
 }
 

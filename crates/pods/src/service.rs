@@ -375,18 +375,19 @@ impl Inner {
     /// stays removable.
     pub(crate) async fn keep_sandbox(self: &Arc<Self>, record: &Arc<SandboxRecord>) {
         let (inner, record) = (self.clone(), record.clone());
-        let put = move || {
-            let put = || {
-                let id = record.id.as_str();
-                inner.sandbox_store.put(id, &*record, Durability::Process)
-            };
-            inner
-                .services
-                .images
-                .with_reserve(put)
-                .map_err(|source| Error::Record { what: format!("sandbox {}", record.id), source })
-        };
-        if let Err(error) = blocking(put).await {
+        let kept = blocking(move || {
+            inner.keep_sandbox_here(&record);
+            Ok(())
+        });
+        if let Err(error) = kept.await {
+            error!(error = %telemetry::chain(&error), "a change of the sandbox is not on disk");
+        }
+    }
+
+    /// The same on a thread that may block.
+    pub(crate) fn keep_sandbox_here(&self, record: &SandboxRecord) {
+        let put = || self.sandbox_store.put(record.id.as_str(), record, Durability::Process);
+        if let Err(error) = self.services.images.with_reserve(put) {
             error!(error = %telemetry::chain(&error), "a change of the sandbox is not on disk");
         }
     }
